@@ -1,0 +1,1 @@
+"""What a compiled model is on disk: manifest, hashes, reading and writing."""

@@ -1,0 +1,1 @@
+"""From a denoiser to a compiled model: capture, pass manager, builders, reports."""

@@ -1,0 +1,1 @@
+"""Canonical operators: reference, kernel and registration, one file each."""

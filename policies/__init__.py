@@ -1,0 +1,1 @@
+"""Decoding policies: axes, their members, and configurations of one member per axis."""

@@ -1,0 +1,1 @@
+"""The plain decoder: the oracle of correctness, never optimised."""

@@ -1,0 +1,1 @@
+"""Tuning records: schema, store and lookup."""
