@@ -51,7 +51,8 @@ def modules_after(statement: str) -> set[str]:
     """Modules loaded in a fresh process, away from the repository, after `statement`."""
     code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
     command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)
+    run = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
 
 
