@@ -1,1 +1,8 @@
 """The plain decoder: the oracle of correctness, never optimised."""
+
+from __future__ import annotations
+
+from dllmc.reference._generate import Denoiser, ReferenceOutput, generate
+from dllmc.reference.decoder import ReferenceDecoder, StepTrace
+
+__all__ = ["Denoiser", "ReferenceDecoder", "ReferenceOutput", "StepTrace", "generate"]

@@ -1,0 +1,1 @@
+"""Which rows are evaluated and which keys are remembered."""

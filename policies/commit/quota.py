@@ -1,0 +1,52 @@
+"""A fixed number of tokens per evaluation (LLaDA's `generate`, `get_num_transfer_tokens`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from dllmc.policies._base import knob
+from dllmc.policies.axes import BlockProgress, Commit, rank
+from dllmc.spec import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+
+class Quota(Commit):
+    """`steps` evaluations for the whole response, shared evenly; None is one token each.
+
+    A block of m masks with s steps commits m // s tokens per step, and one more in each of the
+    first m % s steps.
+    """
+
+    kind: Literal["quota"] = "quota"
+    steps: int | None = knob(None, gt=0, low=1, high=1024, scale="log", lossy=True)
+
+    def count(self, progress: BlockProgress) -> int:
+        """Tokens to commit in this evaluation."""
+        if self.steps is None:
+            return 1
+        base, remainder = divmod(progress.masks, self.steps // progress.blocks)
+        return base + (progress.step < remainder)
+
+    def values(self, progress: BlockProgress) -> dict[str, float]:
+        return {"count": self.count(progress)}
+
+    @staticmethod
+    def select(doubt: Tensor, eligible: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        return rank(doubt, eligible) < values["count"][:, None]
+
+    def oracle(self, doubt: Sequence[float], progress: BlockProgress) -> set[int]:
+        surest_first = sorted(range(len(doubt)), key=lambda index: (doubt[index], index))
+        return set(surest_first[: self.count(progress)])
+
+    def check(self, response_length: int, blocks: int) -> None:
+        if self.steps is not None and self.steps % blocks:
+            lower = self.steps - self.steps % blocks
+            hint = f"{lower} or {lower + blocks}" if lower else f"{blocks}"
+            raise ConfigError(
+                f"`commit.steps`={self.steps} does not divide over {blocks} blocks of a response "
+                f"of {response_length} tokens; use {hint}"
+            )

@@ -1,0 +1,1 @@
+"""Whether commits may be taken back."""

@@ -1,0 +1,77 @@
+"""Caches reproduced without one: keys and values put back where attention is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dllmc.spec import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+ATTENTION_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
+class AttentionMemory(TorchFunctionMode):
+    """Lets a forward over the whole canvas see some positions only as remembered.
+
+    Every call of `scaled_dot_product_attention` within a forward has its own memory: the K and V
+    `[B, heads, T, head_dim]` that it read last. Before it reads K and V again, those outside the
+    evaluated positions are replaced with the remembered ones. What the forward returns at
+    positions that were not evaluated means nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remembered: list[tuple[Tensor, Tensor]] = []
+        self._evaluated = torch.tensor(())
+        self._calls = 0
+
+    def forward(self, module: nn.Module, tokens: Tensor, evaluated: Sequence[int]) -> Tensor:
+        """What `module` returns for `tokens` `[B, T]` if it is run at `evaluated` only.
+
+        The first time, and whenever nothing is to be remembered, `evaluated` is every position.
+
+        Raises:
+            ConfigError: The module's attention cannot be followed.
+        """
+        self._evaluated = torch.zeros(tokens.shape[1], dtype=torch.bool, device=tokens.device)
+        self._evaluated[list(evaluated)] = True
+        self._calls = 0
+        with self:
+            output: Tensor = module(tokens)
+        if not self._calls or self._calls != len(self.remembered):
+            raise ConfigError(
+                f"the model called `scaled_dot_product_attention` {self._calls} times in a "
+                f"forward where {len(self.remembered) or 'some'} were expected, and the "
+                "reference follows a cache through these calls; use `cache.kind`='none'"
+            )
+        return output
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        named = dict(zip(ATTENTION_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
+        named["key"], named["value"] = self._recall(named["key"], named["value"])
+        return func(**named)
+
+    def _recall(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        if self._calls == len(self.remembered):
+            self.remembered.append((key, value))
+        old_key, old_value = self.remembered[self._calls]
+        evaluated = self._evaluated[:, None]
+        read = torch.where(evaluated, key, old_key), torch.where(evaluated, value, old_value)
+        self.remembered[self._calls] = read
+        self._calls += 1
+        return read

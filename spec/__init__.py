@@ -1,0 +1,49 @@
+"""Facts and words shared by every room: what a denoiser, a step plan and an error are."""
+
+from dllmc.spec.denoiser import DenoiserSpec
+from dllmc.spec.errors import (
+    ArtifactError,
+    CaptureError,
+    CheckpointError,
+    ConfigError,
+    DllmcError,
+    ModelNotFoundError,
+    NotADenoiserError,
+    NotPositionWiseError,
+    PassError,
+    PlanError,
+    PromptError,
+    TaskError,
+    TuningDatabaseError,
+    TuningError,
+    UnknownArchitectureError,
+    UsageError,
+    VerificationError,
+    nearest,
+)
+from dllmc.spec.hardware import HardwareKey
+from dllmc.spec.plan import StepPlan
+
+__all__ = [
+    "ArtifactError",
+    "CaptureError",
+    "CheckpointError",
+    "ConfigError",
+    "DenoiserSpec",
+    "DllmcError",
+    "HardwareKey",
+    "ModelNotFoundError",
+    "NotADenoiserError",
+    "NotPositionWiseError",
+    "PassError",
+    "PlanError",
+    "PromptError",
+    "StepPlan",
+    "TaskError",
+    "TuningDatabaseError",
+    "TuningError",
+    "UnknownArchitectureError",
+    "UsageError",
+    "VerificationError",
+    "nearest",
+]
