@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import functools
+import itertools
+
+import pytest
+from golden.fast_dllm import Case, TinyModel, load
+
+from dllmc import reference
+
+KINDS = tuple(itertools.product(("quota", "threshold", "factor"), ("none", "prefix", "dual")))
+
+
+@functools.cache
+def published() -> tuple[list[TinyModel], list[Case]]:
+    return load()
+
+
+def of_kind(commit: str, cache: str) -> list[Case]:
+    return [
+        case
+        for case in published()[1]
+        if (case.config.commit.kind, case.config.cache.kind) == (commit, cache)
+    ]
+
+
+@pytest.mark.parametrize(("commit", "cache"), KINDS)
+def test_tokens_and_nfe_are_those_of_fast_dllm(commit: str, cache: str) -> None:
+    models, cases = published()[0], of_kind(commit, cache)
+    assert len(cases) >= 40
+    for case in cases:
+        output = reference.generate(
+            models[case.model], case.prompt, case.config, max_new_tokens=case.max_new_tokens
+        )
+        assert (output.tokens, output.nfe) == (case.tokens, case.nfe), case
+
+
+def test_published_decodes_tell_the_caches_apart() -> None:
+    decodes = {
+        cache: [
+            case.tokens
+            for commit in ("quota", "threshold", "factor")
+            for case in of_kind(commit, cache)
+        ]
+        for cache in ("none", "prefix", "dual")
+    }
+    for one, other in itertools.combinations(decodes.values(), 2):
+        assert sum(a != b for a, b in zip(one, other, strict=True)) > 50
