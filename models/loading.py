@@ -1,0 +1,75 @@
+"""A model by its name or path."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dllmc.models import _random
+from dllmc.models._loaded import LoadedModel
+from dllmc.models._registry import denoiser_for
+from dllmc.models.checkpoint import load_checkpoint
+from dllmc.models.embedded import CHECKPOINT
+from dllmc.models.shapes import SHAPES
+from dllmc.spec import ModelNotFoundError, nearest
+
+_EMBEDDED, _RANDOM = "embedded", "random:"
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        name_or_path: `embedded`, the trained model that comes with dllmc; `random:SHAPE`, random
+            weights, where SHAPE is a key of `dllmc.models.shapes.SHAPES`; or a checkpoint folder
+            (write `./embedded` for a folder of that name).
+        dtype: Of the weights. None is as stored, and float32 for random weights.
+        device: Where the weights go.
+        seed: Of random weights.
+
+    Raises:
+        ModelNotFoundError: There is no such name, shape or folder.
+        UnknownArchitectureError: There is no denoiser for the checkpoint's architecture.
+        CheckpointError: The checkpoint is damaged or does not fit its `config.json`.
+    """
+    name = str(name_or_path)
+    if name == _EMBEDDED:
+        return _load_embedded(dtype, device)
+    if name.startswith(_RANDOM):
+        return _make_random(name.removeprefix(_RANDOM), dtype or torch.float32, device, seed)
+    if not Path(name).exists():
+        known = [_EMBEDDED, *(f"{_RANDOM}{shape}" for shape in SHAPES)]
+        raise ModelNotFoundError(
+            f"there is no model `{name}`; {nearest(name, known)}, or a checkpoint folder's path"
+        )
+    return load_checkpoint(name, dtype, device)
+
+
+def _load_embedded(dtype: torch.dtype | None, device: str | torch.device) -> LoadedModel:
+    if not CHECKPOINT.exists():
+        raise ModelNotFoundError(
+            f"the embedded model is missing from {CHECKPOINT}; reinstall dllmc, or train it with "
+            "`python -m dllmc.models.embedded.train`"
+        )
+    loaded = load_checkpoint(CHECKPOINT, dtype, device)
+    return replace(loaded, name=_EMBEDDED)
+
+
+def _make_random(
+    shape: str, dtype: torch.dtype, device: str | torch.device, seed: int
+) -> LoadedModel:
+    if shape not in SHAPES:
+        raise ModelNotFoundError(f"`{shape}` is not a shape; {nearest(shape, SHAPES)}")
+    config = SHAPES[shape]
+    with torch.device("meta"):
+        module, spec = denoiser_for(config).from_config(config)
+    _random.fill(module, spec, seed, dtype, device)
+    return LoadedModel(module.eval(), spec, None, f"{_RANDOM}{shape}", None, config)
