@@ -39,13 +39,13 @@ class Case:
 def tiny_model(keys: dict[str, Any], seed: int, qk_scale: float, head_scale: float) -> TinyModel:
     """A LLaDA whose weights follow from `seed` without torch's generators.
 
-    Every tensor is drawn in the order of the state dict. The scales set how much attention and
+    Tensors are drawn in the order of their names. The scales set how much attention and
     confidences vary; the mask's logit is 0, which is never the largest.
     """
     module, spec = LLaDA.from_config(keys)
     generator = np.random.default_rng(seed)
     state = {}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in sorted(module.state_dict().items()):
         value = generator.standard_normal(tuple(tensor.shape))
         if name.endswith(("norm.weight", "ln_f.weight")):
             value = 1 + 0.1 * value
