@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def tiny_model(keys: dict[str, Any], seed: int, qk_scale: float, head_scale: flo
     return TinyModel(module.eval(), spec)
 
 
+@functools.cache
 def load() -> tuple[list[TinyModel], list[Case]]:
     stored = json.loads(FILE.read_text())
     models = [tiny_model(**model) for model in stored["models"]]
