@@ -13,7 +13,7 @@ from dllmc.models._registry import denoiser_for
 from dllmc.models.checkpoint import load_checkpoint
 from dllmc.models.embedded import CHECKPOINT
 from dllmc.models.shapes import SHAPES
-from dllmc.spec import ModelNotFoundError, nearest
+from dllmc.spec import ModelNotFoundError, UsageError, nearest
 
 _EMBEDDED, _RANDOM = "embedded", "random:"
 
@@ -39,7 +39,9 @@ def load_model(
         ModelNotFoundError: There is no such name, shape or folder.
         UnknownArchitectureError: There is no denoiser for the checkpoint's architecture.
         CheckpointError: The checkpoint is damaged or does not fit its `config.json`.
+        UsageError: The device cannot be used here.
     """
+    _check_device(device)
     name = str(name_or_path)
     if name == _EMBEDDED:
         return _load_embedded(dtype, device)
@@ -51,6 +53,14 @@ def load_model(
             f"there is no model `{name}`; {nearest(name, known)}, or a checkpoint folder's path"
         )
     return load_checkpoint(name, dtype, device)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"device `{device}` cannot be used ({reason}); choose cpu") from error
 
 
 def _load_embedded(dtype: torch.dtype | None, device: str | torch.device) -> LoadedModel:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dllmc.models import SHAPES, _registry, architectures, load_model, loading
-from dllmc.spec import CheckpointError, ModelNotFoundError, UnknownArchitectureError
+from dllmc.spec import CheckpointError, ModelNotFoundError, UnknownArchitectureError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +79,14 @@ def test_an_unknown_name_gets_a_hint(name: str, message: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         load_model(name)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["warp", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_model("random:llada-tiny", device=device)
+    assert f"device `{device}` cannot be used" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_its_checkpoint_the_embedded_model_says_how_to_make_it(
