@@ -24,14 +24,16 @@ from tqdm import tqdm
 from dllmc.models.embedded import CHECKPOINT
 from dllmc.models.embedded import tokenizer as vocabulary
 from dllmc.models.llada import ARCHITECTURES, LLaDA
-from dllmc.tasks import GeneratorTask, get_task, split_of
 from dllmc.tasks import _words as words
+from dllmc.tasks import generator_tasks, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenizers import Tokenizer
     from torch import Tensor
+
+    from dllmc.tasks import GeneratorTask
 
 PROMPT_SLOTS, RESPONSE_SLOTS = 32, 32
 # Share of each task in a batch: addition takes longest to learn (0.03 after 2,000 steps of a
@@ -85,8 +87,8 @@ def configuration(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def training_tasks() -> list[GeneratorTask]:
     """The tasks of the mix, in its order."""
-    tasks = [get_task(name) for name in MIX]
-    return [task for task in tasks if isinstance(task, GeneratorTask)]
+    known = {task.name: task for task in generator_tasks()}
+    return [known[name] for name in MIX]
 
 
 def build_tokenizer(tasks: Sequence[GeneratorTask]) -> Tokenizer:
@@ -150,7 +152,6 @@ def write_checkpoint(folder: Path, model: LLaDA, tokenizer: Tokenizer) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train as the command line says, from the saved state if there is one."""
     torch.manual_seed(arguments.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tasks = training_tasks()
     tokenizer = build_tokenizer(tasks)
     model, spec = LLaDA.from_config(configuration(tokenizer))
@@ -158,13 +159,13 @@ def train(arguments: argparse.Namespace) -> None:
         if parameter.dim() == 2:
             depth = 2 * model.config.n_layers if "out.weight" in name else 1
             torch.nn.init.normal_(parameter, std=0.04 / math.sqrt(depth))
-    model.to(device)
+    model.to(arguments.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=arguments.rate, betas=(0.9, 0.98), weight_decay=0.01
     )
     start, state = 0, Path(arguments.state)
     if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
+        saved = torch.load(state, map_location=arguments.device, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
@@ -192,19 +193,21 @@ def train(arguments: argparse.Namespace) -> None:
             write_checkpoint(Path(arguments.output), model, tokenizer)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--warmup", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=100)
-    parser.add_argument("--compile", action="store_true", help="through Inductor")
-    parser.add_argument("--state", default="build/embedded-training.pt", help="to resume from")
-    parser.add_argument("--output", default=str(CHECKPOINT), help="checkpoint folder")
-    train(parser.parse_args())
+def parser() -> argparse.ArgumentParser:
+    """The command line; its defaults are those that the shipped model was trained with."""
+    found = argparse.ArgumentParser(prog="python -m dllmc.models.embedded.train")
+    found.add_argument("--steps", type=int, default=8000)
+    found.add_argument("--batch", type=int, default=64)
+    found.add_argument("--rate", type=float, default=1.5e-3)
+    found.add_argument("--warmup", type=int, default=300)
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--save-every", type=int, default=100)
+    found.add_argument("--compile", action="store_true", help="through Inductor")
+    found.add_argument("--state", default="build/embedded-training.pt", help="to resume from")
+    found.add_argument("--output", default=str(CHECKPOINT), help="checkpoint folder")
+    found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    train(parser().parse_args())
