@@ -100,10 +100,12 @@ class DenoiserSpec(BaseModel):
                     "prompt slots; shorten it"
                 )
             padded += [self.pad_id] * (self.prompt_slots - len(prompt))
-        if len(padded) + max_new_tokens > self.max_length:
+        room = self.max_length - len(padded)
+        if max_new_tokens > room:
+            remedies = ["shorten the prompt"] if self.prompt_slots is None else []
+            remedies += [f"ask for at most {room} tokens"] if room > 0 else []
             raise PromptError(
                 f"{len(padded)} prompt tokens and `max_new_tokens`={max_new_tokens} exceed the "
-                f"model's maximum of {self.max_length}; shorten the prompt or ask for at most "
-                f"{max(0, self.max_length - len(padded))} tokens"
+                f"model's maximum of {self.max_length}; {' or '.join(remedies)}"
             )
         return padded

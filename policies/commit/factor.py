@@ -24,7 +24,7 @@ class Factor(Commit):
     """The longest sure prefix under a threshold that rises with its length."""
 
     kind: Literal["factor"] = "factor"
-    factor: float = knob(1.0, gt=0, low=0.3, high=2.5, lossy=True)
+    factor: float = knob(1.0, gt=0, low=0.3, high=2.5, lossy=True, allow_inf_nan=False)
 
     def values(self, progress: BlockProgress) -> dict[str, float]:
         del progress

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from dllmc.policies.cache.prefix import PrefixCache
+from dllmc.spec import ConfigError, DenoiserSpec
+
+
+def test_window_is_from_the_block_to_the_end_of_the_canvas() -> None:
+    assert PrefixCache().window((8, 12), 20) == (8, 20)
+    assert [p for p in range(20) if PrefixCache().oracle(p, (8, 12), 20)] == [*range(8, 20)]
+
+
+def test_refresh_is_at_a_blocks_start_and_after_so_many_commits() -> None:
+    assert [PrefixCache().refreshes(step, 100) for step in range(3)] == [True, False, False]
+    every = PrefixCache(refresh_every=4)
+    assert [every.refreshes(1, committed) for committed in (3, 4, 5)] == [False, True, True]
+    assert every.refreshes(0, 0)
+
+
+def test_committing_first_only_is_for_shifted_logits() -> None:
+    spec = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
+    for refresh_commits in ("auto", "policy"):
+        PrefixCache(refresh_commits=refresh_commits).check(spec)
+    first = PrefixCache(refresh_commits="first")
+    first.check(spec.model_copy(update={"logit_shift": 1}))
+    with pytest.raises(ConfigError, match=r"`cache\.refresh_commits`='first'.* use 'auto'"):
+        first.check(spec)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"refresh_every": 0}, {"refresh_every": 1.5}, {"refresh_commits": "last"}]
+)
+def test_bad_values_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
+        PrefixCache(**fields)
+
+
+def test_refresh_period_is_tuned() -> None:
+    knob = PrefixCache.knobs()["refresh_every"]
+    assert (knob.choices, knob.lossy, knob.structural) == ((None, 2, 4, 8, 16), True, False)
