@@ -1,1 +1,23 @@
-"""What a compiled model is on disk: manifest, hashes, reading and writing."""
+"""Artifacts: manifest, hashes, graphs and weights, in memory and on disk."""
+
+from dllmc.artifact.files import (
+    FORMAT_VERSION,
+    add_records,
+    hash_weights,
+    load_package,
+    save_package,
+)
+from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
+from dllmc.artifact.package import Package
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Package",
+    "add_records",
+    "graph_from_json",
+    "graph_to_json",
+    "hash_weights",
+    "load_package",
+    "save_package",
+    "weights_of",
+]

@@ -1,0 +1,44 @@
+"""A compiled model in memory: what an artifact holds, however it came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch.fx import GraphModule
+
+    from dllmc.spec import DenoiserSpec
+
+
+@dataclass(frozen=True)
+class Package:
+    """Everything the runtime needs; nothing of the compiler or of the model's code.
+
+    Attributes:
+        name: Of the model.
+        spec: Of the denoiser.
+        dtype: Of weights and activations, as torch spells it.
+        backend: How steps run: `eager` or `inductor`.
+        graphs: The lowered step by statistics set, `greedy` and `sampled`. Inputs by name:
+            `tokens`, `positions`, `slots` `[B, W]`, `head_rows` `[B, R]`, `key_limit` `[B]`,
+            `keys_i` and `values_i` `[B, G, S, D]`; `sampled` adds `temperature`, `seed`,
+            `stream` and `nfe` `[B]`. Each returns candidate ids, logits and tail masses.
+        weights_sha256: Hash of the weights' names and contents.
+        tokenizer: Or None: then only token ids go in.
+        report: What each pass did, as JSON values.
+        records: Tuning records that ship with the model, as JSON values.
+        notices: Licence notes that travel with the weights.
+    """
+
+    name: str
+    spec: DenoiserSpec
+    dtype: str
+    backend: str
+    graphs: dict[str, GraphModule]
+    weights_sha256: str
+    tokenizer: Tokenizer | None = None
+    report: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    notices: str = ""

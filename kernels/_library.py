@@ -1,0 +1,71 @@
+"""Definition of canonical operators and of their implementations.
+
+A canonical operator is an overload `dllmc::name` whose body is its plain-torch reference. An
+implementation is another overload of the same name, `dllmc::name.implementation`, with the same
+signature; the lowering pass swaps one for the other. Bodies are registered as
+CompositeImplicitAutograd, so that Inductor sees through them and fuses them with what is around.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAMESPACE = "dllmc"
+_library = torch.library.Library(NAMESPACE, "DEF")
+_implementations: dict[str, set[str]] = {}
+
+
+def define(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as the reference body of a canonical operator.
+
+    Args:
+        signature: Name and schema, e.g. `swiglu(Tensor gate, Tensor up) -> Tensor`.
+    """
+    name = signature.partition("(")[0]
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _library.define(signature)
+        _library.impl(name, function, "CompositeImplicitAutograd")
+        _implementations[name] = set()
+        implement(name, "torch", signature)(function)
+        return function
+
+    return register
+
+
+def implement(
+    name: str, implementation: str, signature: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as an implementation of a canonical operator."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        overload = f"{name}.{implementation}"
+        _library.define(overload + signature[len(name) :])
+        _library.impl(overload, function, "CompositeImplicitAutograd")
+        _implementations[name].add(implementation)
+        return function
+
+    return register
+
+
+def canonical(name: str) -> torch._ops.OpOverload:
+    """The canonical overload `dllmc::name`."""
+    return getattr(getattr(torch.ops.dllmc, name), "default")
+
+
+def implementation(name: str, which: str) -> torch._ops.OpOverload:
+    """The overload that lowering puts in place of `dllmc::name`."""
+    return getattr(getattr(torch.ops.dllmc, name), which)
+
+
+def canonical_names() -> tuple[str, ...]:
+    return tuple(_implementations)
+
+
+def implementations(name: str) -> frozenset[str]:
+    return frozenset(_implementations[name])

@@ -1,0 +1,22 @@
+"""Pick rows of the sequence axis, per sequence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dllmc.kernels._library import define
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@define("gather_rows(Tensor x, Tensor rows, int dim) -> Tensor")
+def gather_rows(x: Tensor, rows: Tensor, dim: int) -> Tensor:
+    """`x` with axis `dim` (batch is axis 0) indexed by `rows` `[B, R]`."""
+    shape = [1] * x.dim()
+    shape[0], shape[dim] = rows.shape[0], rows.shape[1]
+    expanded = list(x.shape)
+    expanded[dim] = rows.shape[1]
+    return torch.gather(x, dim, rows.view(shape).expand(expanded))

@@ -1,0 +1,94 @@
+"""The language-model head and the statistics that decoding needs, without the logits.
+
+Per row: the candidate token, its logit, and its tail mass, the sum over all other tokens of
+exp(logit - logit of the candidate). Probability is 1 / (1 + tail mass). The candidate is never
+the mask token, whose weight stays in the tail. Summed without the candidate's own term, so that
+a float32 still tells apart rows whose probability would round to 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from dllmc.kernels._library import define
+from dllmc.kernels.noise import gumbel
+from dllmc.kernels.rms_norm import HALF
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _tail(logits: Tensor, ids: Tensor, chosen: Tensor, tokens: Tensor) -> Tensor:
+    weights = torch.exp(logits - chosen[..., None])
+    return torch.where(tokens == ids[..., None], 0.0, weights).sum(-1)
+
+
+@define(
+    "head_statistics(Tensor x, Tensor weight, Tensor? bias, int mask_id)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+def head_statistics(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Arg-max, its logit and its tail mass.
+
+    Args:
+        x: `[B, R, D]` hidden states.
+        weight: `[V, D]`.
+        bias: `[V]` or None.
+        mask_id: Token that is never the candidate.
+
+    Returns:
+        Ids int64, logits and tail masses in float32 or better, each `[B, R]`.
+    """
+    logits = F.linear(x, weight, bias)
+    logits = logits.float() if logits.dtype in HALF else logits
+    tokens = torch.arange(logits.shape[-1], device=logits.device)
+    allowed = torch.where(tokens == mask_id, -torch.inf, logits)
+    ids, chosen = allowed.argmax(-1), allowed.amax(-1)
+    return ids, chosen, _tail(logits, ids, chosen, tokens)
+
+
+@define(
+    "sampled_head_statistics(Tensor x, Tensor weight, Tensor? bias, int mask_id, "
+    "Tensor temperature, Tensor seed, Tensor stream, Tensor positions, Tensor nfe)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+def sampled_head_statistics(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask_id: int,
+    temperature: Tensor,
+    seed: Tensor,
+    stream: Tensor,
+    positions: Tensor,
+    nfe: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a candidate drawn at a temperature by the Gumbel-max trick.
+
+    Logit and tail mass are those of the model, without noise: confidence is the candidate's own
+    probability, as in LLaDA's `generate`.
+
+    Args:
+        x: `[B, R, D]` hidden states.
+        weight: `[V, D]`.
+        bias: `[V]` or None.
+        mask_id: Token that is never the candidate.
+        temperature: `[B]` float32, 0 for the arg-max.
+        seed: `[B]` int64.
+        stream: `[B]` int64.
+        positions: `[B, R]` int64, canvas positions of the rows.
+        nfe: `[B]` int64.
+    """
+    logits = F.linear(x, weight, bias)
+    logits = logits.float() if logits.dtype in HALF else logits
+    tokens = torch.arange(logits.shape[-1], device=logits.device)
+    noise = gumbel(seed, stream, positions, nfe, logits.shape[-1])
+    noised = logits + temperature[:, None, None] * noise
+    ids = torch.where(tokens == mask_id, -torch.inf, noised).argmax(-1)
+    chosen = torch.gather(logits, -1, ids[..., None]).squeeze(-1)
+    return ids, chosen, _tail(logits, ids, chosen, tokens)

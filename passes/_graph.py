@@ -1,0 +1,135 @@
+"""Small questions about graph nodes, shared by the passes."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+aten = torch.ops.aten
+
+
+def is_call(node: object, *targets: Any) -> bool:
+    """Whether `node` calls one of `targets`."""
+    return isinstance(node, Node) and node.op == "call_function" and node.target in targets
+
+
+def calls(module: GraphModule, *targets: Any) -> list[Node]:
+    """Every node that calls one of `targets`, in order."""
+    return [node for node in module.graph.nodes if is_call(node, *targets)]
+
+
+def argument(node: Node, name: str) -> Any:
+    """An argument of an operator call by name, given or default."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    for index, parameter in enumerate(node.target._schema.arguments):
+        if parameter.name == name:
+            if index < len(node.args):
+                return node.args[index]
+            if name in node.kwargs:
+                return node.kwargs[name]
+            return parameter.default_value if parameter.has_default_value() else None
+    raise KeyError(f"{node.target} has no argument `{name}`")
+
+
+def operands(node: Node) -> Iterator[tuple[Any, Any]]:
+    """The two operands of a commutative operator in both orders."""
+    first, second = node.args[0], node.args[1]
+    yield first, second
+    yield second, first
+
+
+def value_of(node: Node) -> Any:
+    """The fake value that torch.export recorded for a node."""
+    return node.meta.get("val")
+
+
+def dtype_of(node: Node) -> torch.dtype | None:
+    value = value_of(node)
+    return value.dtype if isinstance(value, torch.Tensor) else None
+
+
+def casts_to(node: object) -> torch.dtype | None:
+    """The dtype that `node` converts its input to, or None if it is no conversion."""
+    if is_call(node, aten.to.dtype):
+        assert isinstance(node, Node)
+        return node.args[1]  # type: ignore[return-value]
+    if is_call(node, aten._to_copy.default, aten.to.dtype_layout):
+        assert isinstance(node, Node)
+        return node.kwargs.get("dtype")  # type: ignore[return-value]
+    return None
+
+
+def replace(old: Node, new: Node) -> None:
+    """Put `new` in place of `old`, with its recorded value and source line."""
+    for key in ("val", "stack_trace", "nn_module_stack", "sequence_axis"):
+        if key in old.meta:
+            new.meta.setdefault(key, old.meta[key])
+    old.replace_all_uses_with(new)
+    old.graph.erase_node(old)
+
+
+def get_tensor(module: GraphModule, node: Node) -> torch.Tensor:
+    """The parameter or buffer that a `get_attr` node reads."""
+    found: Any = module
+    for part in str(node.target).split("."):
+        found = getattr(found, part)
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def add_buffer(module: GraphModule, name: str, tensor: torch.Tensor, before: Node) -> Node:
+    """Register a constant under a free name and read it in front of `before`."""
+    free, index = name, 0
+    while hasattr(module, free):
+        index += 1
+        free = f"{name}_{index}"
+    module.register_buffer(free, tensor)
+    with module.graph.inserting_before(before):
+        return module.graph.get_attr(free)
+
+
+def add_placeholder(module: GraphModule, name: str) -> Node:
+    """An input after all existing ones."""
+    last = [node for node in module.graph.nodes if node.op == "placeholder"][-1]
+    with module.graph.inserting_after(last):
+        return module.graph.placeholder(name)
+
+
+def placeholder(module: GraphModule, name: str) -> Node:
+    """The input called `name`."""
+    for node in module.graph.nodes:
+        if node.op == "placeholder" and node.target == name:
+            return node
+    raise KeyError(name)
+
+
+def output_of(module: GraphModule) -> Node:
+    return next(iter(reversed(module.graph.nodes)))
+
+
+def first_after_placeholders(module: GraphModule) -> Node:
+    """The node in front of which new code may read any input."""
+    found = output_of(module)
+    for node in reversed(module.graph.nodes):
+        if node.op == "placeholder":
+            break
+        found = node
+    return found
+
+
+def item(node: Node, index: int) -> Node:
+    """`node[index]`, in front of whatever inserts next."""
+    return node.graph.call_function(operator.getitem, (node, index))
+
+
+def where(node: Node) -> str:
+    """The node and the source line it came from, for messages."""
+    trace = str(node.meta.get("stack_trace", "")).strip().splitlines()
+    line = f" at {' '.join(part.strip() for part in trace[-2:])}" if trace else ""
+    return f"`{node.name}` ({node.target}){line}"

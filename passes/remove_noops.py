@@ -1,0 +1,58 @@
+"""Remove what computes nothing: assertions, conversions to the same dtype, copies, dropout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dllmc.passes._base import GraphPass, PassContext, Stage
+from dllmc.passes._graph import aten, casts_to, dtype_of, is_call
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+_ASSERTIONS = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_async.msg,
+    aten._assert_scalar.default,
+    aten.sym_constrain_range_for_size.default,
+)
+_IDENTITIES = (
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+)
+
+
+class RemoveNoops(GraphPass):
+    """Before: `y = to(x, float32); z = contiguous(y)` with x float32. After: `x`."""
+
+    name = "remove_noops"
+    stage = Stage.CANONICALISE
+
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        del context
+        removed = 0
+        for node in list(module.graph.nodes):
+            if is_call(node, *_ASSERTIONS):
+                module.graph.erase_node(node)
+                removed += 1
+            elif _is_identity(node):
+                node.replace_all_uses_with(node.args[0])
+                module.graph.erase_node(node)
+                removed += 1
+        return removed
+
+
+def _is_identity(node: Node) -> bool:
+    if is_call(node, *_IDENTITIES):
+        return True
+    if is_call(node, aten.dropout.default):
+        return node.args[1] == 0 or not node.args[2]
+    if casts_to(node) is not None:
+        return dtype_of(node) == dtype_of(node.args[0])  # type: ignore[arg-type]
+    if is_call(node, aten.slice.Tensor):
+        start, end, step = (list(node.args) + [None, 2**63 - 1, 1][len(node.args) - 2 :])[2:5]
+        return start in (None, 0) and end in (None, 2**63 - 1) and step == 1
+    return False

@@ -1,0 +1,308 @@
+"""The engine: prompts in, responses out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from dllmc import kernels
+from dllmc.artifact import Package, load_package
+from dllmc.policies.config import DecodingConfig
+from dllmc.runtime.hardware import detect_hardware
+from dllmc.runtime.output import Output
+from dllmc.runtime.programs import EagerPrograms, InductorPrograms, Programs, cache_shapes
+from dllmc.runtime.records import Choice, choose_record
+from dllmc.runtime.scheduler import next_group
+from dllmc.runtime.state import DecodeState, Pool
+from dllmc.runtime.step import StepOutcome, evaluate
+from dllmc.spec import PlanError, PromptError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dllmc.spec import DenoiserSpec, StepPlan
+
+Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
+
+# Response length where neither the caller nor the model's layout says one.
+_DEFAULT_RESPONSE = 32
+# Sequences decoded together unless the caller says otherwise.
+_DEFAULT_BATCH = 16
+
+_BACKENDS: dict[str, str] = {"eager": "EagerPrograms", "inductor": "InductorPrograms"}
+
+
+class Engine:
+    """Decodes with a compiled model.
+
+    Args:
+        package: From `dllmc.compile(...)` or `load_package`.
+        backend: `eager` or `inductor`; None is the package's own.
+        device: Where to run.
+        database: Folders of tuning databases to look into after the package's own records; None
+            is the user's database and the shipped records.
+
+    Raises:
+        UsageError: The back end is unknown.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        *,
+        backend: str | None = None,
+        device: str | torch.device = "cpu",
+        database: Sequence[str | Path] | None = None,
+    ) -> None:
+        assert kernels.canonical_names()
+        self.package = package
+        self.backend = backend or package.backend
+        self.device = torch.device(device)
+        self.database = database
+        self.programs = self._programs()
+        self._shapes = cache_shapes(package.graphs["greedy"])
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Engine:
+        """An engine over the artifact at `path`.
+
+        Raises:
+            ArtifactError: The artifact is damaged or of another version.
+        """
+        return cls(load_package(path), **options)
+
+    def _programs(self) -> Programs:
+        if self.backend == "eager":
+            return EagerPrograms(self.package)
+        if self.backend == "inductor":
+            return InductorPrograms(self.package, self.device)
+        hint = nearest(self.backend, _BACKENDS)
+        raise UsageError(f"`backend`={self.backend!r} is unknown; {hint}")
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        return self.package.spec
+
+    @property
+    def name(self) -> str:
+        return self.package.name
+
+    @property
+    def dtype(self) -> str:
+        return self.package.dtype
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.package.weights_sha256
+
+    @property
+    def execution(self) -> str:
+        """How steps run, part of every speed record's key."""
+        return self.programs.execution
+
+    @property
+    def numerics(self) -> str:
+        """Class of rounding: dtype, back-end family and precision of matrix products."""
+        precision = torch.get_float32_matmul_precision()
+        return f"{self.dtype}/{self.backend}/{self.device.type}/{precision}"
+
+    @property
+    def hardware(self) -> Any:
+        """`HardwareKey` of the device."""
+        return detect_hardware(self.device)
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Versions on which speed depends."""
+        return {"torch": torch.__version__, "dllmc": importlib.metadata.version("dllmc")}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`.
+
+        Raises:
+            PromptError: The model has no tokenizer, or does not know a character.
+        """
+        tokenizer = self.package.tokenizer
+        if tokenizer is None:
+            raise PromptError(f"model `{self.name}` has no tokenizer; give token ids")
+        ids: list[int] = tokenizer.encode(text).ids
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        if unknown is not None and tokenizer.token_to_id(unknown) in ids:
+            known = tokenizer.get_vocab()
+            strange = sorted({c for c in text if not any(c in piece for piece in known)})
+            raise PromptError(
+                f"the tokenizer of `{self.name}` does not know {', '.join(map(repr, strange))} "
+                f"in {text!r}; leave it out"
+            )
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+        if self.package.tokenizer is None:
+            raise PromptError(f"model `{self.name}` has no tokenizer; use the token ids")
+        text: str = self.package.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text.strip()
+
+    def specialise(self, plans: Iterable[StepPlan]) -> None:
+        """Compile static programs for the plans that matter most.
+
+        Raises:
+            PlanError: The back end has no static programs.
+        """
+        if not isinstance(self.programs, InductorPrograms):
+            raise PlanError(f"back end `{self.backend}` has no static programs; use `inductor`")
+        self.programs.specialise(plans)
+
+    def open(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: DecodingConfig,
+        max_new_tokens: int,
+        *,
+        streams: Sequence[int] | None = None,
+    ) -> tuple[Pool, list[DecodeState]]:
+        """Lay out sequences to decode together; `step` then advances them.
+
+        Args:
+            prompts: Token ids of each.
+            config: How to decode.
+            max_new_tokens: Response length in tokens.
+            streams: Noise stream of each; their index by default.
+
+        Raises:
+            ConfigError: The response cannot be decoded like this.
+            PromptError: A prompt does not fit.
+        """
+        numbers = range(len(prompts)) if streams is None else streams
+        states = [
+            DecodeState(self.spec, prompt, config, max_new_tokens, stream)
+            for prompt, stream in zip(prompts, numbers, strict=True)
+        ]
+        pool = Pool.allocate(
+            len(states),
+            max(state.length for state in states),
+            self._shapes,
+            getattr(torch, self.dtype),
+            self.device,
+        )
+        for state in states:
+            pool.admit(state, self.spec.mask_id)
+        return pool, states
+
+    def step(self, pool: Pool, states: Sequence[DecodeState]) -> StepOutcome | None:
+        """One evaluation for the sequences of `states` that go together best.
+
+        The primitive that `generate` loops over: a server may admit and release sequences
+        between steps. Returns None when all are done.
+        """
+        group = next_group(states)
+        if not group:
+            return None
+        return evaluate(self.programs, self.spec, pool, group, self.dtype)
+
+    def generate(
+        self,
+        prompt: Prompts,
+        *,
+        max_new_tokens: int | None = None,
+        config: DecodingConfig | Mapping[str, Any] | str = "auto",
+        task: str | None = None,
+        batch: int | None = None,
+        streams: Sequence[int] | None = None,
+    ) -> Output:
+        """Decode one prompt, or several.
+
+        Args:
+            prompt: Text or token ids, or a sequence of either.
+            max_new_tokens: Response length in tokens; by default the model's response slots, or
+                32.
+            config: How to decode; `auto` takes the tuning record that fits best, else `SAFE`.
+            task: For which records are looked up.
+            batch: Sequences decoded together, 16 by default.
+            streams: Noise stream of each prompt; its index by default.
+
+        Raises:
+            ConfigError: The configuration is invalid or does not fit the response.
+            PromptError: A prompt is empty, too long or contains the mask.
+        """
+        begun = time.perf_counter()
+        single, prompts = self._prompts(prompt)
+        length = max_new_tokens or self._response_length()
+        width = batch or _DEFAULT_BATCH
+        if width < 1:
+            raise UsageError(f"`batch`={width} must be at least 1")
+        choice = self._choose(config, task, min(width, len(prompts)), length)
+        numbers = list(streams) if streams is not None else list(range(len(prompts)))
+        states: list[DecodeState] = []
+        tokens: list[list[int]] = []
+        for first in range(0, len(prompts), width):
+            part = slice(first, first + width)
+            pool, opened = self.open(
+                prompts[part], choice.config, length, streams=numbers[part]
+            )
+            while self.step(pool, opened) is not None:
+                pass
+            states += opened
+            tokens += [self._response(pool, state) for state in opened]
+        texts = None
+        if self.package.tokenizer is not None:
+            texts = [self.decode(row) for row in tokens]
+
+        def pick(values: list[Any]) -> Any:
+            return values[0] if single else values
+
+        return Output(
+            text=None if texts is None else pick(texts),
+            tokens=pick(tokens),
+            nfe=pick([state.nfe for state in states]),
+            plans=pick([state.plans for state in states]),
+            config=choice.config,
+            record=choice.record,
+            match=choice.match,
+            reasons=choice.reasons,
+            trace=pick([state.events for state in states]),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _prompts(self, prompt: Prompts) -> tuple[bool, list[list[int]]]:
+        if isinstance(prompt, str):
+            return True, [self.encode(prompt)]
+        if not isinstance(prompt, Sequence) or not len(prompt):
+            raise PromptError(f"the prompt {prompt!r} is empty; give text or token ids")
+        if all(isinstance(item, int) for item in prompt):
+            return True, [cast("list[int]", list(prompt))]
+        items = cast("Sequence[str | Sequence[int]]", prompt)
+        return False, [self.encode(i) if isinstance(i, str) else list(i) for i in items]
+
+    def _response_length(self) -> int:
+        slots = self.spec.prompt_slots
+        return self.spec.max_length - slots if slots is not None else _DEFAULT_RESPONSE
+
+    def _choose(
+        self, config: DecodingConfig | Mapping[str, Any] | str, task: str | None, batch: int, length: int
+    ) -> Choice:
+        if isinstance(config, DecodingConfig):
+            return Choice(config, None, "GIVEN", ())
+        if isinstance(config, Mapping):
+            return Choice(DecodingConfig(**config), None, "GIVEN", ())
+        if config != "auto":
+            return Choice(DecodingConfig.from_json(config), None, "GIVEN", ())
+        return choose_record(self, task=task, batch=batch, max_new_tokens=length)
+
+    def _response(self, pool: Pool, state: DecodeState) -> list[int]:
+        tokens = pool.response(state)
+        if state.config.stop.kind != "eos":
+            return tokens
+        for index, token in enumerate(tokens):
+            if token == self.spec.mask_id:
+                break
+            if token in self.spec.eos_ids:
+                return tokens[: index + 1]
+        return tokens
+
+

@@ -1,0 +1,42 @@
+"""What generation returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dllmc.policies.config import DecodingConfig
+    from dllmc.runtime.state import CommitEvent
+
+
+@dataclass(frozen=True)
+class Output:
+    """The response to one prompt, or lists of them for a batch of prompts.
+
+    Attributes:
+        text: Decoded response without special tokens; None where the model has no tokenizer.
+        tokens: Response token ids; with EOS stop, up to and with the first EOS.
+        nfe: Evaluations in which the sequence was active.
+        plans: Run-length coded plans of those evaluations, `[(plan key, count), ...]`.
+        config: How it was decoded.
+        record: Id of the tuning record in force, or None.
+        match: How well the record fits: `EXACT`, `BUCKET`..., `SAFE`, or `GIVEN` for a
+            configuration given by the caller.
+        reasons: Why this record, or why none.
+        trace: What each evaluation committed.
+        seconds: Wall time of the whole call.
+    """
+
+    text: Any
+    tokens: Any
+    nfe: Any
+    plans: Any
+    config: DecodingConfig
+    record: str | None
+    match: str
+    reasons: Sequence[str]
+    trace: Sequence[CommitEvent] | Sequence[Sequence[CommitEvent]]
+    seconds: float
