@@ -1,0 +1,204 @@
+"""dllmc: a compiler and auto-tuner for diffusion language models.
+
+    import dllmc
+    model = dllmc.load_model("embedded")
+    compiled = dllmc.compile(model)
+    compiled.save("model.dllm")
+    engine = dllmc.load("model.dllm")
+    engine.generate("sort: d a c b").text
+
+Everything is imported when first used: `import dllmc; dllmc.load(...)` imports neither the
+compiler nor the tuner.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dllmc.spec import (
+    ArtifactError,
+    CaptureError,
+    CheckpointError,
+    ConfigError,
+    DenoiserSpec,
+    DllmcError,
+    HardwareKey,
+    ModelNotFoundError,
+    NotADenoiserError,
+    NotPositionWiseError,
+    PassError,
+    PlanError,
+    PromptError,
+    StepPlan,
+    TaskError,
+    TuningDatabaseError,
+    TuningError,
+    UnknownArchitectureError,
+    UsageError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from dllmc import reference as reference
+    from dllmc.autotune import TuningReport
+    from dllmc.compiler import CompiledModel
+    from dllmc.models import LoadedModel
+    from dllmc.policies.config import (
+        QUALITY_REFERENCE,
+        SAFE,
+        SPEED_BASELINE,
+        DecodingConfig,
+    )
+    from dllmc.runtime import Engine
+
+__all__ = [
+    "QUALITY_REFERENCE",
+    "SAFE",
+    "SPEED_BASELINE",
+    "ArtifactError",
+    "CaptureError",
+    "CheckpointError",
+    "ConfigError",
+    "DecodingConfig",
+    "DenoiserSpec",
+    "DllmcError",
+    "HardwareKey",
+    "ModelNotFoundError",
+    "NotADenoiserError",
+    "NotPositionWiseError",
+    "PassError",
+    "PlanError",
+    "PromptError",
+    "StepPlan",
+    "TaskError",
+    "TuningDatabaseError",
+    "TuningError",
+    "UnknownArchitectureError",
+    "UsageError",
+    "VerificationError",
+    "compile",
+    "load",
+    "load_model",
+    "reference",
+    "tune",
+]
+
+_LAZY = {
+    "DecodingConfig": "dllmc.policies.config",
+    "QUALITY_REFERENCE": "dllmc.policies.config",
+    "SAFE": "dllmc.policies.config",
+    "SPEED_BASELINE": "dllmc.policies.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "reference":
+        return importlib.import_module("dllmc.reference")
+    raise AttributeError(f"module 'dllmc' has no attribute {name!r}")
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a denoiser: `embedded`, `random:SHAPE`, or a checkpoint folder.
+
+    Args:
+        name_or_path: Name or path of the model.
+        dtype: Of the weights; None is as stored.
+        device: Where the weights go.
+        seed: Of random weights.
+
+    Raises:
+        ModelNotFoundError: There is no such name, shape or folder.
+        UnknownArchitectureError: There is no denoiser for the checkpoint's architecture.
+        CheckpointError: The checkpoint is damaged or does not fit its `config.json`.
+    """
+    from dllmc import models
+
+    return models.load_model(name_or_path, dtype=dtype, device=device, seed=seed)
+
+
+def compile(
+    model: LoadedModel | nn.Module | str | Path,
+    *,
+    spec: DenoiserSpec | None = None,
+    backend: str = "inductor",
+    device: str = "cpu",
+    verify: bool = False,
+    passes: Mapping[str, Mapping[str, object]] | None = None,
+) -> CompiledModel:
+    """Compile a denoiser into steps that evaluate any rows of a canvas.
+
+    Args:
+        model: From `load_model`, its name or path, or any module tokens `[B, T]` -> logits
+            `[B, T, V]` together with `spec`.
+        spec: Of a bare module.
+        backend: `inductor` or `eager`.
+        device: Where the steps run.
+        verify: Check every pass by execution in float64, to 1e-9.
+        passes: Options by pass name.
+
+    Raises:
+        DllmcError: The model cannot be captured, is no denoiser, mixes positions outside
+            attention, or an option is unknown; the subclass and the message say which.
+    """
+    from dllmc.compiler import compile_model
+    from dllmc.runtime import Engine
+
+    loaded = load_model(model, device=device) if isinstance(model, str) or hasattr(
+        model, "__fspath__"
+    ) else model
+    return compile_model(
+        loaded,  # type: ignore[arg-type]
+        engine_of=Engine,
+        spec=spec,
+        backend=backend,  # type: ignore[arg-type]
+        device=device,
+        verify=verify,
+        passes=passes,
+    )
+
+
+def load(path: str | Path, **options: Any) -> Engine:
+    """An engine over the artifact at `path`.
+
+    Args:
+        path: Folder that `CompiledModel.save` or `dllmc compile` wrote.
+        options: Of `dllmc.runtime.Engine`: `backend`, `device`, `database`.
+
+    Raises:
+        ArtifactError: The artifact is damaged or of another version.
+    """
+    from dllmc.runtime import Engine
+
+    return Engine.load(path, **options)
+
+
+def tune(engine: Engine, task: str, **options: Any) -> TuningReport:
+    """Search how to decode `task` fast without losing quality, and record what was confirmed.
+
+    Args:
+        engine: From `load` or `CompiledModel.engine`.
+        task: Name of a task or path of a JSONL file.
+        options: Of `dllmc.autotune.tune`: `margin`, `budget`, `trials`, `db` and others.
+
+    Raises:
+        TaskError: There is no such task.
+        TuningError: The job cannot start or continue.
+    """
+    from dllmc import autotune
+
+    return autotune.tune(engine, task, **options)
