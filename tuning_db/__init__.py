@@ -1,1 +1,75 @@
 """Tuning records: schema, store and lookup."""
+
+from __future__ import annotations
+
+from dllmc.tuning_db.evidence import (
+    EvidenceStore,
+    Outcome,
+    Pair,
+    QualityEvidence,
+    QualityKey,
+    SpeedEvidence,
+    SpeedKey,
+    sample_id,
+    split_digest,
+)
+from dllmc.tuning_db.lookup import Level, Match, lookup
+from dllmc.tuning_db.record import (
+    AppliesTo,
+    Key,
+    ModelKey,
+    Provenance,
+    Quality,
+    Range,
+    Record,
+    Speed,
+    SplitId,
+    Workload,
+)
+from dllmc.tuning_db.store import Entry, Store, default_root, layers, shipped
+from dllmc.tuning_db.transfer import (
+    Imported,
+    Listed,
+    export_records,
+    find_record,
+    import_records,
+    list_records,
+    verify,
+)
+
+__all__ = [
+    "AppliesTo",
+    "Entry",
+    "EvidenceStore",
+    "Imported",
+    "Key",
+    "Level",
+    "Listed",
+    "Match",
+    "ModelKey",
+    "Outcome",
+    "Pair",
+    "Provenance",
+    "Quality",
+    "QualityEvidence",
+    "QualityKey",
+    "Range",
+    "Record",
+    "Speed",
+    "SpeedEvidence",
+    "SpeedKey",
+    "SplitId",
+    "Store",
+    "Workload",
+    "default_root",
+    "export_records",
+    "find_record",
+    "import_records",
+    "layers",
+    "list_records",
+    "lookup",
+    "sample_id",
+    "shipped",
+    "split_digest",
+    "verify",
+]

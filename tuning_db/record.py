@@ -1,0 +1,282 @@
+"""What a tuning record says: for what, which configuration, how fast, how good, and whence."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dllmc.spec import HardwareKey, TuningDatabaseError
+from dllmc.tuning_db._files import canonical_json, short_id
+
+SCHEMA_VERSION: Final = 1
+
+Status = Literal["searched", "confirmed", "rejected", "safe"]
+Config = dict[str, Any]
+"""A decoding configuration as JSON object; this room does not know policies."""
+
+
+class Part(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelKey(Part):
+    """Which weights, in which precision.
+
+    Attributes:
+        name: For people; not compared.
+        family: Architecture, as `DenoiserSpec.family`.
+        weights_sha256: Of the weights, hexadecimal.
+        dtype: Of weights and activations, as torch spells it.
+    """
+
+    name: str
+    family: str
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{16,64}$")
+    dtype: str
+
+
+class Workload(Part):
+    """What is decoded.
+
+    Attributes:
+        task: Name of the task; None where a query names none.
+        max_new_tokens: Length of the response, in tokens.
+        batch: Sequences decoded together.
+    """
+
+    task: str | None
+    max_new_tokens: int = Field(gt=0)
+    batch: int = Field(gt=0)
+
+
+class Key(Part):
+    """Under which circumstances something was measured, or is asked for.
+
+    Attributes:
+        model: Weights and precision.
+        hardware: The machine.
+        software: Versions on which speed depends, by name: torch, dllmc and so on.
+        execution: How steps are executed: `eager`, `inductor-dynamic` and so on.
+        numerics: What decides the last bits: dtype, back-end family, matmul precision. Quality
+            holds within one such class only.
+        workload: Task, length and batch.
+    """
+
+    model: ModelKey
+    hardware: HardwareKey
+    software: dict[str, str]
+    execution: str
+    numerics: str
+    workload: Workload
+
+    def identity(self) -> dict[str, Any]:
+        """What tells keys apart, as JSON: everything but the model's name."""
+        value = self.model_dump(mode="json")
+        del value["model"]["name"]
+        return value
+
+
+class Range(Part):
+    """From `low` to `high`, both included."""
+
+    low: int = Field(gt=0)
+    high: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"`low`={self.low} must not exceed `high`={self.high}")
+        return self
+
+    def __contains__(self, value: int) -> bool:
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
+
+class AppliesTo(Part):
+    """Workloads that the record speaks for; nothing is extrapolated beyond them."""
+
+    batch: Range
+    max_new_tokens: Range
+
+
+class Speed(Part):
+    """End-to-end speed of the configuration in this environment.
+
+    Attributes:
+        metric: What is compared.
+        n: Paired timings behind `ratio`.
+        ratio: Median speed as a multiple of `SPEED_BASELINE`, timed interleaved.
+        interval: 95 % interval of `ratio`; its ends are the extremes where `n` is under 6.
+        reference_ratio: The same against `QUALITY_REFERENCE`.
+        reference_interval: 90 % interval of it: one-sided 95 % at the low end.
+        tokens_per_second: Response tokens per second of the whole batch.
+        nfe_mean: Denoiser evaluations per prompt.
+    """
+
+    metric: str = "end-to-end seconds per batch"
+    n: int = Field(gt=0)
+    ratio: float = Field(gt=0)
+    interval: tuple[float, float]
+    reference_ratio: float = Field(gt=0)
+    reference_interval: tuple[float, float]
+    tokens_per_second: float = Field(ge=0)
+    nfe_mean: float = Field(ge=0)
+
+
+class Quality(Part):
+    """Quality on prompts that the search has not seen.
+
+    Attributes:
+        metric: How answers are judged.
+        n: Prompts, the same for both.
+        reference: Name of the configuration compared with.
+        reference_value: Share of prompts that it answers right.
+        value: Share of prompts that this configuration answers right.
+        difference: `value - reference_value`.
+        lower_bound: One-sided 95 % lower confidence bound of the difference.
+        margin: Loss that was allowed.
+        p_value: Of the hypothesis that the loss is at least `margin`.
+        test: Name of the test.
+        split: The part of the task's prompts.
+        outcomes_sha256: Of the per-prompt outcomes of both.
+    """
+
+    metric: str
+    n: int = Field(gt=0)
+    reference: str = "QUALITY_REFERENCE"
+    reference_value: float = Field(ge=0, le=1)
+    value: float = Field(ge=0, le=1)
+    difference: float = Field(ge=-1, le=1)
+    lower_bound: float = Field(ge=-1, le=1)
+    margin: float = Field(gt=0, lt=1)
+    p_value: float = Field(ge=0, le=1)
+    test: str
+    split: str
+    outcomes_sha256: str
+
+
+class SplitId(Part):
+    """Which prompts: how many, and the hash of their ids."""
+
+    n: int = Field(ge=0)
+    sha256: str
+
+
+class Provenance(Part):
+    """Where a record comes from.
+
+    Attributes:
+        study: Name of the Optuna study.
+        trial: Number of the trial in it; None for a configuration that was not searched.
+        seed: Of search and prompts.
+        started: Start of the job, ISO 8601 in UTC.
+        command: What repeats the job.
+        tune: Prompts of the search.
+        confirm: Prompts of the confirmation.
+        noise_floor: Half-width of the 95 % interval of a timing of the baseline against itself.
+        margin: Loss of quality that the job allowed.
+    """
+
+    study: str
+    trial: int | None
+    seed: int
+    started: str
+    command: str
+    tune: SplitId
+    confirm: SplitId
+    noise_floor: float | None
+    margin: float = Field(gt=0, lt=1)
+
+
+class Record(Part):
+    """An entry of the tuning database.
+
+    Attributes:
+        schema_version: Of this schema.
+        key: Circumstances of the measurement.
+        applies_to: Workloads that it speaks for.
+        config: The decoding configuration, every field written out.
+        speed: None where nothing was timed.
+        quality: None where nothing was confirmed.
+        status: `confirmed` may be applied; `safe` says that a job confirmed nothing and `SAFE`
+            is the answer; `searched` and `rejected` are never applied.
+        reason: Why it was rejected, or why nothing was confirmed.
+        provenance: Whence it comes.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: Key
+    applies_to: AppliesTo
+    config: Config
+    speed: Speed | None
+    quality: Quality | None
+    status: Status
+    reason: str | None = None
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.key.workload.task is None:
+            raise ValueError("`key.workload.task` must name a task")
+        if self.status == "confirmed" and (self.speed is None or self.quality is None):
+            raise ValueError("`status`='confirmed' needs `speed` and `quality`")
+        if self.status in ("rejected", "safe") and not self.reason:
+            raise ValueError(f"`status`={self.status!r} needs a `reason`")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Hash of key and configuration: measuring the same again replaces the record."""
+        return short_id({"key": self.key.identity(), "config": self.config})
+
+    @property
+    def margin(self) -> float:
+        """Loss of quality that was allowed."""
+        return self.provenance.margin
+
+    def to_json(self) -> dict[str, Any]:
+        """What is written to a file; `id` is there for people and as a check."""
+        return {"id": self.id, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, value: object) -> Record:
+        """Read what `to_json` gave.
+
+        Raises:
+            TuningDatabaseError: It is not a record, is of another schema, or its id is not the
+                hash of its key and configuration.
+        """
+        if not isinstance(value, dict):
+            raise TuningDatabaseError("is not a JSON object")
+        version = value.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise TuningDatabaseError(
+                f"has `schema_version`={version!r} and this dllmc reads {SCHEMA_VERSION}"
+            )
+        body = dict(value)
+        written = body.pop("id", None)
+        try:
+            record = cls.model_validate_json(canonical_json(body))
+        except (ValidationError, ValueError) as error:
+            raise TuningDatabaseError(_one_line(error)) from None
+        if written != record.id:
+            raise TuningDatabaseError(
+                f"has `id`={written!r} where its key and configuration hash to {record.id!r}"
+            )
+        return record
+
+
+def _one_line(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    parts = (
+        f"`{'.'.join(map(str, item['loc']))}`: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    )
+    return "; ".join(parts)

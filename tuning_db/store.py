@@ -1,0 +1,217 @@
+"""A folder of records: one file each, written whole, and no locks.
+
+    <root>/manifest.json                                       format and version
+    <root>/v1/<hardware id>/<weights, 16 digits>/<id>.json     records
+    <root>/v1/evidence/...                                     see `dllmc.tuning_db.evidence`
+
+A record that cannot be read is a miss with a reason, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dllmc.spec import TuningDatabaseError
+from dllmc.tuning_db._files import folder_name, write_json
+from dllmc.tuning_db.record import Key, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMAT = "dllmc tuning database"
+VERSION = 1
+EVIDENCE = "evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a database.
+
+    Attributes:
+        path: Where it is.
+        record: What it holds; None where it holds no valid record.
+        problem: Why it is skipped; None for a valid record.
+    """
+
+    path: Path
+    record: Record | None
+    problem: str | None
+
+
+class Store:
+    """A tuning database in a folder; opening and reading never create it.
+
+    Args:
+        root: The folder.
+        name: What a match calls this layer.
+        read_only: Refuse to write.
+
+    Raises:
+        TuningDatabaseError: It was written by a newer version; nothing is touched.
+    """
+
+    def __init__(self, root: Path | str, *, name: str = "user", read_only: bool = False) -> None:
+        self.root = Path(root)
+        self.name = name
+        self.read_only = read_only
+        self._read: dict[Path, tuple[tuple[int, int], Entry]] = {}
+        self._refuse_newer()
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r}, name={self.name!r})"
+
+    @property
+    def folder(self) -> Path:
+        """Where this version's files are."""
+        return self.root / f"v{VERSION}"
+
+    def path_of(self, record: Record) -> Path:
+        """The file of `record`, whether it is there or not."""
+        return self._folder_of(record.key) / f"{record.id}.json"
+
+    def put(self, record: Record) -> Path:
+        """Write `record`; one of the same key and configuration is replaced.
+
+        Raises:
+            TuningDatabaseError: The database is read-only, of a newer version, or cannot be
+                written.
+        """
+        path = self.path_of(record)
+        self.write(path, record.to_json())
+        return path
+
+    def write(self, path: Path, value: dict[str, object]) -> None:
+        """Write a file of this database atomically.
+
+        Raises:
+            TuningDatabaseError: As for `put`.
+        """
+        if self.read_only:
+            raise TuningDatabaseError(
+                f"the {self.name} database {self.root} is read-only; name another with --db"
+            )
+        self._refuse_newer()
+        try:
+            if self._manifest_problem() is not None:
+                write_json(self.root / "manifest.json", {"format": FORMAT, "version": VERSION})
+            write_json(path, value)
+        except OSError as error:
+            raise TuningDatabaseError(
+                f"cannot write {path} ({error.strerror}); nothing was changed; free space, "
+                "correct its permissions or name another database with --db"
+            ) from error
+
+    def entries(self) -> Iterator[Entry]:
+        """Every record file, in order of paths; damaged ones with what is wrong."""
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            if path.parts[len(self.folder.parts)] != EVIDENCE:
+                yield self._entry(path)
+
+    def records(self) -> list[Record]:
+        """Every valid record; see `verify` for what is skipped."""
+        return [entry.record for entry in self.entries() if entry.record is not None]
+
+    def problems(self) -> list[str]:
+        """What is wrong with the database, one line each."""
+        found = []
+        problem = self._manifest_problem()
+        if self.root.exists() and problem is not None:
+            found.append(f"{self.root / 'manifest.json'} {problem}")
+        for entry in self.entries():
+            if entry.problem is not None:
+                found.append(f"{entry.path} {entry.problem}")
+            elif entry.record is not None and entry.path != self.path_of(entry.record):
+                found.append(f"{entry.path} should be {self.path_of(entry.record)}")
+        return found
+
+    def _entry(self, path: Path) -> Entry:
+        """As `read_entry`; a file that has not changed is not read again."""
+        try:
+            stat = path.stat()
+        except OSError as error:
+            return Entry(path, None, f"cannot be read ({error.strerror})")
+        version = (stat.st_mtime_ns, stat.st_ino)
+        if path not in self._read or self._read[path][0] != version:
+            self._read[path] = (version, read_entry(path))
+        return self._read[path][1]
+
+    def _folder_of(self, key: Key) -> Path:
+        return self.folder / folder_name(key.hardware.id) / key.model.weights_sha256[:16]
+
+    def _version(self) -> int | None:
+        """What the manifest says; None where it is missing or damaged."""
+        try:
+            manifest = json.loads((self.root / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        version = manifest.get("version") if isinstance(manifest, dict) else None
+        return version if isinstance(version, int) else None
+
+    def _manifest_problem(self) -> str | None:
+        if self._version() == VERSION:
+            return None
+        if (self.root / "manifest.json").exists():
+            return "is damaged; the next record written renews it"
+        return "is missing; the next record written makes it"
+
+    def _refuse_newer(self) -> None:
+        version = self._version()
+        if version is not None and version > VERSION:
+            raise TuningDatabaseError(
+                f"the tuning database {self.root} is of version {version} and this dllmc knows "
+                f"version {VERSION}; update dllmc, or name another database with --db or "
+                "DLLMC_TUNING_DB"
+            )
+
+
+def read_entry(path: Path) -> Entry:
+    """The record in a file, or why there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return Entry(path, None, f"cannot be read ({error.strerror})")
+    except (ValueError, RecursionError) as error:
+        return Entry(path, None, f"is not JSON ({error})")
+    try:
+        record = Record.from_json(value)
+    except TuningDatabaseError as error:
+        return Entry(path, None, str(error))
+    if path.stem != record.id:
+        return Entry(path, None, f"holds record {record.id}, not the one that its name says")
+    return Entry(path, record, None)
+
+
+def default_root() -> Path:
+    """The user's database: `DLLMC_TUNING_DB`, else a folder of the platform's user data."""
+    named = os.environ.get("DLLMC_TUNING_DB")
+    if named:
+        return Path(named).expanduser()
+    if os.name == "nt":
+        data = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "dllmc" / "tuning"
+
+
+def shipped() -> Store:
+    """The records that come with dllmc."""
+    return Store(Path(__file__).parent / "records", name="shipped", read_only=True)
+
+
+def layers(artifact: Path | None = None, db: Path | str | Store | None = None) -> list[Store]:
+    """The databases to look in, first wins among equals: artifact, user, shipped.
+
+    Args:
+        artifact: Folder of the records inside an artifact, if there are any.
+        db: The user's database; None takes `default_root`.
+
+    Raises:
+        TuningDatabaseError: One of them is of a newer version.
+    """
+    pinned = [] if artifact is None else [Store(artifact, name="artifact", read_only=True)]
+    user = db if isinstance(db, Store) else Store(db or default_root())
+    return [*pinned, user, shipped()]
