@@ -70,14 +70,14 @@ def evaluate(
     whole = len(states) == len(pool.canvas) and all(s.row == i for i, s in enumerate(states))
     canvas = pool.canvas if whole else pool.canvas[rows]
 
-    numbers = torch.tensor(
-        [
-            (*span, *state.block, state.length, state.config.seed, state.stream, state.nfe)
-            for span, state in zip(spans, states, strict=True)
-        ],
-        device=device,
-    )
-    start, end, block_start, block_end, length, seed, stream, nfe = numbers[:, :, None].unbind(1)
+    numbers = [
+        (*span, *state.block, state.length, state.config.seed, state.stream, state.nfe)
+        for span, state in zip(spans, states, strict=True)
+    ]
+    # One row per quantity, so that each is contiguous: programs are compiled for that.
+    by_quantity = torch.tensor(list(zip(*numbers, strict=True)), device=device)
+    start, end, block_start, block_end = by_quantity[:4, :, None]
+    length, seed, stream, nfe = by_quantity[4:]
     offsets = torch.arange(plan.rows, device=device)
     evaluated = offsets < end - start
     positions = torch.where(evaluated, start + offsets, 0)
@@ -92,10 +92,10 @@ def evaluate(
         "positions": positions,
         "slots": torch.where(evaluated, positions, pool.slots),
         "head_rows": head_positions - start,
-        "key_limit": length[:, 0],
-        "seed": seed[:, 0],
-        "stream": stream[:, 0],
-        "nfe": nfe[:, 0],
+        "key_limit": length,
+        "seed": seed,
+        "stream": stream,
+        "nfe": nfe,
         "temperature": torch.tensor([s.config.temperature for s in states], device=device),
     }
     caches = pool.caches if whole else {n: c.index_select(0, rows) for n, c in pool.caches.items()}

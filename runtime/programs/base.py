@@ -76,13 +76,14 @@ def cache_shapes(graph: GraphModule) -> dict[str, tuple[int, int]]:
 def example_inputs(graph: GraphModule, plan: StepPlan, device: torch.device) -> dict[str, Tensor]:
     """Inputs of the shapes of `plan`, valid to run."""
     batch, rows, heads = plan.batch, plan.rows, plan.head_rows
-    order = torch.arange(rows, device=device).expand(batch, rows).contiguous()
+    # Clones: Dynamo would compile for views, which the real inputs are not.
+    order = torch.arange(rows, device=device).expand(batch, rows).clone()
     count = torch.zeros(batch, dtype=torch.int64, device=device)
     inputs = {
         "tokens": torch.zeros_like(order),
         "positions": order,
         "slots": order % plan.slots,
-        "head_rows": (torch.arange(heads, device=device) % rows).expand(batch, heads).contiguous(),
+        "head_rows": (torch.arange(heads, device=device) % rows).expand(batch, heads).clone(),
         "key_limit": count + min(rows, plan.slots),
         "temperature": torch.zeros(batch, device=device),
         "seed": count.clone(),
