@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from dllmc.artifact import Package, hash_weights, save_package, weights_of
 from dllmc.compiler.capture import capture
 from dllmc.compiler.pipeline import configure, run_passes
-from dllmc.models.loading import LoadedModel
+from dllmc.models import LoadedModel
 from dllmc.passes import PassContext
 from dllmc.passes.match_attention import SDPA
 from dllmc.spec import CaptureError, ConfigError, DenoiserSpec, UsageError, nearest
@@ -60,7 +60,7 @@ def compile_model(
     *,
     engine_of: Callable[..., Any],
     spec: DenoiserSpec | None = None,
-    backend: Backend = "inductor",
+    backend: str = "inductor",
     device: str = "cpu",
     verify: bool = False,
     passes: Mapping[str, Mapping[str, object] | PassConfig] | None = None,
@@ -149,7 +149,7 @@ def _rewrite(
             f"{type(module).__name__} has no scaled_dot_product_attention call that the compiler "
             "can find; there is nothing to cache"
         )
-    declared = getattr(module, "expected_matches", dict)()
+    declared: dict[str, int] = getattr(module, "expected_matches", dict)()
     context = PassContext(spec, layers, declared)
     return run_passes(
         captured, context, configs, verify=verify, before_and_after=before_and_after

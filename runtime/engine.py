@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,17 +23,18 @@ from dllmc.spec import PlanError, PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-    from dllmc.spec import DenoiserSpec, StepPlan
+    from dllmc.spec import DenoiserSpec, HardwareKey, StepPlan
 
-Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
+Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | torch.Tensor
 
 # Response length where neither the caller nor the model's layout says one.
 _DEFAULT_RESPONSE = 32
 # Sequences decoded together unless the caller says otherwise.
 _DEFAULT_BATCH = 16
 
-_BACKENDS: dict[str, str] = {"eager": "EagerPrograms", "inductor": "InductorPrograms"}
+_BACKENDS = ("eager", "inductor")
 
 
 class Engine:
@@ -44,8 +44,8 @@ class Engine:
         package: From `dllmc.compile(...)` or `load_package`.
         backend: `eager` or `inductor`; None is the package's own.
         device: Where to run.
-        database: Folders of tuning databases to look into after the package's own records; None
-            is the user's database and the shipped records.
+        database: The user's tuning database, looked into after the package's own records and
+            before the shipped ones; None is its usual place.
 
     Raises:
         UsageError: The back end is unknown.
@@ -57,7 +57,7 @@ class Engine:
         *,
         backend: str | None = None,
         device: str | torch.device = "cpu",
-        database: Sequence[str | Path] | None = None,
+        database: str | Path | None = None,
     ) -> None:
         assert kernels.canonical_names()
         self.package = package
@@ -112,8 +112,8 @@ class Engine:
         return f"{self.dtype}/{self.backend}/{self.device.type}/{precision}"
 
     @property
-    def hardware(self) -> Any:
-        """`HardwareKey` of the device."""
+    def hardware(self) -> HardwareKey:
+        """The device, as measurements on it are filed."""
         return detect_hardware(self.device)
 
     @property
@@ -218,7 +218,7 @@ class Engine:
         """Decode one prompt, or several.
 
         Args:
-            prompt: Text or token ids, or a sequence of either.
+            prompt: Text or token ids, or a sequence of either; a tensor `[T]` or `[B, T]`.
             max_new_tokens: Response length in tokens; by default the model's response slots, or
                 32.
             config: How to decode; `auto` takes the tuning record that fits best, else `SAFE`.
@@ -232,8 +232,8 @@ class Engine:
         """
         begun = time.perf_counter()
         single, prompts = self._prompts(prompt)
-        length = max_new_tokens or self._response_length()
-        width = batch or _DEFAULT_BATCH
+        length = self._response_length() if max_new_tokens is None else max_new_tokens
+        width = _DEFAULT_BATCH if batch is None else batch
         if width < 1:
             raise UsageError(f"`batch`={width} must be at least 1")
         choice = self._choose(config, task, min(width, len(prompts)), length)
@@ -242,9 +242,7 @@ class Engine:
         tokens: list[list[int]] = []
         for first in range(0, len(prompts), width):
             part = slice(first, first + width)
-            pool, opened = self.open(
-                prompts[part], choice.config, length, streams=numbers[part]
-            )
+            pool, opened = self.open(prompts[part], choice.config, length, streams=numbers[part])
             while self.step(pool, opened) is not None:
                 pass
             states += opened
@@ -272,8 +270,10 @@ class Engine:
     def _prompts(self, prompt: Prompts) -> tuple[bool, list[list[int]]]:
         if isinstance(prompt, str):
             return True, [self.encode(prompt)]
-        if not isinstance(prompt, Sequence) or not len(prompt):
-            raise PromptError(f"the prompt {prompt!r} is empty; give text or token ids")
+        if isinstance(prompt, torch.Tensor):
+            prompt = prompt.tolist()
+        if not prompt:
+            raise PromptError("the prompt is empty; give text or token ids")
         if all(isinstance(item, int) for item in prompt):
             return True, [cast("list[int]", list(prompt))]
         items = cast("Sequence[str | Sequence[int]]", prompt)
@@ -284,7 +284,11 @@ class Engine:
         return self.spec.max_length - slots if slots is not None else _DEFAULT_RESPONSE
 
     def _choose(
-        self, config: DecodingConfig | Mapping[str, Any] | str, task: str | None, batch: int, length: int
+        self,
+        config: DecodingConfig | Mapping[str, Any] | str,
+        task: str | None,
+        batch: int,
+        length: int,
     ) -> Choice:
         if isinstance(config, DecodingConfig):
             return Choice(config, None, "GIVEN", ())
@@ -304,5 +308,3 @@ class Engine:
             if token in self.spec.eos_ids:
                 return tokens[: index + 1]
         return tokens
-
-

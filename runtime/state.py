@@ -60,6 +60,7 @@ class DecodeState:
     ) -> None:
         padded = spec.prepare_prompt(prompt, max_new_tokens)
         config.check(max_new_tokens)
+        config.check_model(spec)
         self.config = config
         self.stream = stream
         self.prompt = padded

@@ -62,8 +62,8 @@ def evaluate(
             rows=max(max(end - start for start, end in spans), 1),
             head_rows=max(end - start for start, end in (state.block for state in states)),
             slots=pool.slots,
-            statistics=states[0].config.statistics,  # type: ignore[arg-type]
-            dtype=dtype,  # type: ignore[arg-type]
+            statistics=states[0].config.statistics,
+            dtype=dtype,
         )
     )
     rows = torch.tensor([state.row for state in states], device=device)
@@ -158,6 +158,4 @@ def _advance(
                 tokens=tuple(tokens[i][j] for j in picked),
             )
         )
-        state.advance(
-            plan.key, len(picked), finished=flags[0][i], block_done=flags[1][i]
-        )
+        state.advance(plan.key, len(picked), finished=flags[0][i], block_done=flags[1][i])

@@ -13,7 +13,7 @@ from dllmc.tuning_db.evidence import (
     sample_id,
     split_digest,
 )
-from dllmc.tuning_db.lookup import Level, Match, lookup
+from dllmc.tuning_db.lookup import Layer, Level, Match, lookup
 from dllmc.tuning_db.record import (
     AppliesTo,
     Key,
@@ -43,6 +43,7 @@ __all__ = [
     "EvidenceStore",
     "Imported",
     "Key",
+    "Layer",
     "Level",
     "Listed",
     "Match",

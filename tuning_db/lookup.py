@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dllmc.tuning_db._files import short_id
 
@@ -14,10 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from dllmc.tuning_db.record import Config, Key, Record
-    from dllmc.tuning_db.store import Store
 
 # Tasks on which a configuration must have been confirmed before it may serve another one.
 OTHER_TASKS_NEEDED = 2
+
+
+class Layer(Protocol):
+    """What a lookup looks in: a `Store`, or the records that an artifact carries."""
+
+    name: str
+
+    def records(self) -> list[Record]:
+        """Every valid record."""
 
 
 class Level(IntEnum):
@@ -82,7 +90,7 @@ class _Candidate:
 
 def lookup(
     query: Key,
-    stores: Sequence[Store],
+    stores: Sequence[Layer],
     *,
     allow: Collection[Level] = (),
     max_margin: float | None = None,

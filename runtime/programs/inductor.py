@@ -14,7 +14,6 @@ import torch
 from torch.fx import GraphModule
 
 from dllmc.runtime.programs.base import Programs, Statistics, arguments, example_inputs
-from dllmc.spec import StepPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllmc.artifact import Package
+    from dllmc.spec import StepPlan
 
 # Sizes of the first call of a dynamic program: all different, or Inductor would compile for
 # sizes that happen to be equal.
@@ -75,7 +75,7 @@ class InductorPrograms(Programs):
         # A module of its own per program: Dynamo keeps its compilations by code object.
         module = GraphModule(graph, graph.graph)
         # Packing pays for fixed sizes only: 5.8 ms with and 5.2 without for a dynamic step.
-        options = {"freezing": not dynamic}
+        options: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": not dynamic}
         program = torch.compile(module, dynamic=dynamic, fullgraph=True, options=options)
         inputs = example_inputs(graph, plan, self._device)
         with torch.no_grad(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):

@@ -14,6 +14,7 @@ compiler nor the tuner.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllmc.spec import (
@@ -41,7 +42,6 @@ from dllmc.spec import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import torch
     from torch import nn
@@ -158,9 +158,11 @@ def compile(
     from dllmc.compiler import compile_model
     from dllmc.runtime import Engine
 
-    loaded = load_model(model, device=device) if isinstance(model, str) or hasattr(
-        model, "__fspath__"
-    ) else model
+    loaded = (
+        load_model(model, device=device)
+        if isinstance(model, str) or hasattr(model, "__fspath__")
+        else model
+    )
     return compile_model(
         loaded,  # type: ignore[arg-type]
         engine_of=Engine,
