@@ -223,7 +223,7 @@ class Engine:
                 32.
             config: How to decode; `auto` takes the tuning record that fits best, else `SAFE`.
             task: For which records are looked up.
-            batch: Sequences decoded together, 16 by default.
+            batch: Sequences decoded together at most, 16 by default.
             streams: Noise stream of each prompt; its index by default.
 
         Raises:
@@ -236,6 +236,8 @@ class Engine:
         width = _DEFAULT_BATCH if batch is None else batch
         if width < 1:
             raise UsageError(f"`batch`={width} must be at least 1")
+        for given in prompts:
+            self.spec.prepare_prompt(given, length)
         choice = self._choose(config, task, min(width, len(prompts)), length)
         numbers = list(streams) if streams is not None else list(range(len(prompts)))
         states: list[DecodeState] = []

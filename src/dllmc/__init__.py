@@ -158,16 +158,13 @@ def compile(
     from dllmc.compiler import compile_model
     from dllmc.runtime import Engine
 
-    loaded = (
-        load_model(model, device=device)
-        if isinstance(model, str) or hasattr(model, "__fspath__")
-        else model
-    )
+    if isinstance(model, str | Path):
+        model = load_model(model, device=device)
     return compile_model(
-        loaded,  # type: ignore[arg-type]
+        model,
         engine_of=Engine,
         spec=spec,
-        backend=backend,  # type: ignore[arg-type]
+        backend=backend,
         device=device,
         verify=verify,
         passes=passes,
