@@ -1,0 +1,95 @@
+"""`dllmc generate`: prompts in, responses out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from dllmc.cli import _decode
+from dllmc.cli._config import HELP, describe
+from dllmc.cli._console import output, print_json, table
+from dllmc.cli._decode import Request
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dllmc.cli._decode import Decoded
+    from dllmc.runtime.records import Choice
+
+
+def command(
+    art: Annotated[str, typer.Argument(metavar="ART", help="An artifact, or a model.")],
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...")] = None,
+    token_ids: Annotated[
+        list[str] | None, typer.Option("--token-ids", help="A prompt as ids: 5,17,3.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
+    config: Annotated[str, typer.Option(help=HELP)] = "auto",
+    task: Annotated[str | None, typer.Option(help="Whose records to look for.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Instead of the config's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the config's.")] = None,
+    stream: Annotated[int, typer.Option(help="Noise stream of the first prompt.")] = 0,
+    engine: Annotated[str, typer.Option(help="runtime, or reference: the oracle.")] = "runtime",
+    backend: Annotated[
+        str | None, typer.Option(help="inductor or eager; the artifact's, else eager.")
+    ] = None,
+    db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Decode each PROMPT with the tuning record that fits best, or as CONFIG says."""
+    request = Request(
+        subject=art,
+        prompts=[*(prompts or ()), *map(_decode.read_ids, token_ids or ())],
+        config=config,
+        task=task,
+        max_new_tokens=max_new_tokens,
+        overrides={
+            k: v for k, v in (("temperature", temperature), ("seed", seed)) if v is not None
+        },
+        stream=stream,
+        backend=backend,
+        database=db,
+    )
+    decoded = _decode.run(request, engine)
+    if json:
+        values = [_json(decoded, index) for index in range(len(decoded.tokens))]
+        print_json(values if len(values) > 1 else values[0])
+        return
+    console = output()
+    for index, prompt in enumerate(request.prompts):
+        _print_answer(console, prompt, decoded, index)
+    print_choice(console, decoded.choice)
+
+
+def _json(decoded: Decoded, index: int) -> dict[str, Any]:
+    return {
+        "tokens": decoded.tokens[index],
+        "nfe": decoded.nfe[index],
+        "record": decoded.choice.record,
+        "match": decoded.choice.match,
+        "text": decoded.text(index),
+    }
+
+
+def _print_answer(console: Console, prompt: str | list[int], decoded: Decoded, index: int) -> None:
+    tokens, nfe = decoded.tokens[index], decoded.nfe[index]
+    text = decoded.text(index)
+    line = table("", "")
+    line.show_header = False
+    line.add_row("[dim]prompt", Text(str(prompt)))
+    line.add_row("[dim]answer", Text(str(tokens) if text is None else text, style="bold"))
+    line.add_row("", f"[dim]{len(tokens)} tokens in {nfe} evaluation{'s'[: nfe != 1]}")
+    console.print(line)
+
+
+def print_choice(console: Console, choice: Choice) -> None:
+    """Say which record is in force and why."""
+    if choice.record is not None:
+        said = f"record {choice.record}, match {choice.match}"
+    else:
+        said = {"GIVEN": "the configuration given"}.get(choice.match, "SAFE, as no record applies")
+    console.print(f"decoded with {said}: {describe(choice.config)}", markup=False)
+    for reason in choice.reasons:
+        console.print(f"  {reason}", markup=False, style="dim")
