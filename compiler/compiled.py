@@ -7,13 +7,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-
+import torch
 
 from dllmc.artifact import Package, hash_weights, save_package, weights_of
 from dllmc.compiler.capture import capture
 from dllmc.compiler.pipeline import configure, run_passes
+from dllmc.kernels import default_implementations
 from dllmc.models import LoadedModel
 from dllmc.passes import PassContext
+from dllmc.passes.lower_operators import LowerOperatorsConfig
 from dllmc.passes.match_attention import SDPA
 from dllmc.spec import CaptureError, ConfigError, DenoiserSpec, UsageError, nearest
 
@@ -89,7 +91,9 @@ def compile_model(
     """
     loaded = _loaded(model, spec)
     if backend not in get_args(Backend):
-        raise UsageError(f"`backend`={backend!r} is unknown; {nearest(backend, get_args(Backend))}")
+        raise UsageError(
+            f"`backend`={backend!r} is unknown; {nearest(backend, get_args(Backend))}"
+        )
     _check_supported(loaded.spec)
     configs = configure(passes)
     if verify:
@@ -97,12 +101,16 @@ def compile_model(
         _rewrite(double, loaded.spec, configs, verify=True)
         del double
     module = loaded.module.to(device)
+    dtype = _dtype_of(module)
+    if "lower_operators" not in configs:
+        chosen = default_implementations(torch.device(device), getattr(torch, dtype))
+        configs["lower_operators"] = LowerOperatorsConfig(implementations=chosen)
     graphs, results = _rewrite(module, loaded.spec, configs, before_and_after=before_and_after)
     weights = weights_of(*graphs.values())
     package = Package(
         name=loaded.name,
         spec=loaded.spec,
-        dtype=_dtype_of(module),
+        dtype=dtype,
         backend=backend,
         graphs=graphs,
         weights_sha256=hash_weights(weights),
@@ -151,9 +159,7 @@ def _rewrite(
         )
     declared: dict[str, int] = getattr(module, "expected_matches", dict)()
     context = PassContext(spec, layers, declared)
-    return run_passes(
-        captured, context, configs, verify=verify, before_and_after=before_and_after
-    )
+    return run_passes(captured, context, configs, verify=verify, before_and_after=before_and_after)
 
 
 def _dtype_of(module: nn.Module) -> str:
@@ -162,5 +168,3 @@ def _dtype_of(module: nn.Module) -> str:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes)) or "none"
         raise CaptureError(f"the weights have the dtypes {names}; convert them to one")
     return str(dtypes.pop()).removeprefix("torch.")
-
-

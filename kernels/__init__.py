@@ -8,9 +8,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from dllmc.kernels._choice import default_implementations
 from dllmc.kernels._library import canonical, canonical_names, implementation, implementations
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["canonical", "canonical_names", "implementation", "implementations"]
+__all__ = [
+    "canonical",
+    "canonical_names",
+    "default_implementations",
+    "implementation",
+    "implementations",
+]

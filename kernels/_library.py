@@ -15,6 +15,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Overload = torch._ops.OpOverload[..., Any]
+
 NAMESPACE = "dllmc"
 _library = torch.library.Library(NAMESPACE, "DEF")
 _implementations: dict[str, set[str]] = {}
@@ -39,14 +41,29 @@ def define(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def implement(
-    name: str, implementation: str, signature: str
+    name: str,
+    implementation: str,
+    signature: str,
+    *,
+    opaque_on: str | None = None,
+    fake: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the decorated function as an implementation of a canonical operator."""
+    """Register the decorated function as an implementation of a canonical operator.
+
+    Args:
+        name: Of the operator.
+        implementation: Of this implementation.
+        signature: The operator's, as given to `define`.
+        opaque_on: Dispatch key (`CPU`, `CUDA`) of a function that compilers must not look into.
+        fake: For an opaque function, the same on shapes alone.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         overload = f"{name}.{implementation}"
         _library.define(overload + signature[len(name) :])
-        _library.impl(overload, function, "CompositeImplicitAutograd")
+        _library.impl(overload, function, opaque_on or "CompositeImplicitAutograd")
+        if fake is not None:
+            torch.library.register_fake(f"{NAMESPACE}::{overload}", fake, lib=_library)
         _implementations[name].add(implementation)
         return function
 
@@ -55,7 +72,7 @@ def implement(
 
 def canonical(name: str) -> torch._ops.OpOverload:
     """The canonical overload `dllmc::name`."""
-    return getattr(getattr(torch.ops.dllmc, name), "default")
+    return getattr(torch.ops.dllmc, name).default
 
 
 def implementation(name: str, which: str) -> torch._ops.OpOverload:

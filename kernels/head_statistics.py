@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from dllmc.kernels._library import define
+from dllmc.kernels._library import define, implement, implementation
 from dllmc.kernels.noise import gumbel
 from dllmc.kernels.rms_norm import HALF
 
@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _tail(logits: Tensor, ids: Tensor, chosen: Tensor, tokens: Tensor) -> Tensor:
-    weights = torch.exp(logits - chosen[..., None])
-    return torch.where(tokens == ids[..., None], 0.0, weights).sum(-1)
-
-
-@define(
+GREEDY = (
     "head_statistics(Tensor x, Tensor weight, Tensor? bias, int mask_id)"
     " -> (Tensor, Tensor, Tensor)"
 )
+SAMPLED = (
+    "sampled_head_statistics(Tensor x, Tensor weight, Tensor? bias, int mask_id, "
+    "Tensor temperature, Tensor seed, Tensor stream, Tensor positions, Tensor nfe)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+
+
+@define(GREEDY)
 def head_statistics(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,19 +47,10 @@ def head_statistics(
     Returns:
         Ids int64, logits and tail masses in float32 or better, each `[B, R]`.
     """
-    logits = F.linear(x, weight, bias)
-    logits = logits.float() if logits.dtype in HALF else logits
-    tokens = torch.arange(logits.shape[-1], device=logits.device)
-    allowed = torch.where(tokens == mask_id, -torch.inf, logits)
-    ids, chosen = allowed.argmax(-1), allowed.amax(-1)
-    return ids, chosen, _tail(logits, ids, chosen, tokens)
+    return _greedy(F.linear(x, weight, bias), mask_id)
 
 
-@define(
-    "sampled_head_statistics(Tensor x, Tensor weight, Tensor? bias, int mask_id, "
-    "Tensor temperature, Tensor seed, Tensor stream, Tensor positions, Tensor nfe)"
-    " -> (Tensor, Tensor, Tensor)"
-)
+@define(SAMPLED)
 def sampled_head_statistics(
     x: Tensor,
     weight: Tensor,
@@ -84,11 +78,56 @@ def sampled_head_statistics(
         positions: `[B, R]` int64, canvas positions of the rows.
         nfe: `[B]` int64.
     """
-    logits = F.linear(x, weight, bias)
+    counters = (seed, stream, positions, nfe)
+    return _sampled(F.linear(x, weight, bias), mask_id, temperature, counters)
+
+
+@implement("head_statistics", "onednn", GREEDY)
+def head_statistics_onednn(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`head_statistics` with the packed product of `dllmc.linear.onednn`."""
+    return _greedy(implementation("linear", "onednn")(x, weight, bias), mask_id)
+
+
+@implement("sampled_head_statistics", "onednn", SAMPLED)
+def sampled_head_statistics_onednn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask_id: int,
+    temperature: Tensor,
+    seed: Tensor,
+    stream: Tensor,
+    positions: Tensor,
+    nfe: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sampled_head_statistics` with the packed product of `dllmc.linear.onednn`."""
+    logits = implementation("linear", "onednn")(x, weight, bias)
+    return _sampled(logits, mask_id, temperature, (seed, stream, positions, nfe))
+
+
+def _greedy(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     logits = logits.float() if logits.dtype in HALF else logits
     tokens = torch.arange(logits.shape[-1], device=logits.device)
+    allowed = torch.where(tokens == mask_id, -torch.inf, logits)
+    ids, chosen = allowed.argmax(-1), allowed.amax(-1)
+    return ids, chosen, _tail(logits, ids, chosen, tokens)
+
+
+def _sampled(
+    logits: Tensor, mask_id: int, temperature: Tensor, counters: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    logits = logits.float() if logits.dtype in HALF else logits
+    tokens = torch.arange(logits.shape[-1], device=logits.device)
+    seed, stream, positions, nfe = counters
     noise = gumbel(seed, stream, positions, nfe, logits.shape[-1])
     noised = logits + temperature[:, None, None] * noise
     ids = torch.where(tokens == mask_id, -torch.inf, noised).argmax(-1)
     chosen = torch.gather(logits, -1, ids[..., None]).squeeze(-1)
     return ids, chosen, _tail(logits, ids, chosen, tokens)
+
+
+def _tail(logits: Tensor, ids: Tensor, chosen: Tensor, tokens: Tensor) -> Tensor:
+    weights = torch.exp(logits - chosen[..., None])
+    return torch.where(tokens == ids[..., None], 0.0, weights).sum(-1)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dllmc.kernels import canonical, canonical_names, implementation, implementations
 from dllmc.passes._base import GraphPass, PassConfig, PassContext, Stage
-from dllmc.passes._graph import calls
+from dllmc.passes._graph import aten, calls
 from dllmc.spec import PassError, nearest
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class LowerOperatorsConfig(PassConfig):
 class LowerOperators(GraphPass):
     """Before: `dllmc.rms_norm`. After: `dllmc.rms_norm.torch`, or another implementation.
 
+    `aten.linear` is its own canonical spelling and becomes `dllmc.linear.torch` or another.
+
     Raises:
         PassError: An operator or implementation is unknown.
     """
@@ -44,6 +46,9 @@ class LowerOperators(GraphPass):
             if name not in canonical_names():
                 raise PassError(f"no operator `{name}`; {nearest(name, canonical_names())}")
         lowered = 0
+        for site in calls(module, aten.linear.default):
+            site.target = canonical("linear")
+            site.args = (*site.args, None)[:3]
         for name in canonical_names():
             which = chosen.get(name, "torch")
             if which not in implementations(name):
