@@ -172,9 +172,9 @@ def _write(package: Package, folder: Path, target: str) -> None:
         dllmc=importlib.metadata.version("dllmc"),
         torch=torch.__version__,
         name=package.name,
-        backend=package.backend,  # type: ignore[arg-type]
-        target=target,  # type: ignore[arg-type]
-        dtype=package.dtype,  # type: ignore[arg-type]
+        backend=package.backend,
+        target=target,
+        dtype=package.dtype,
         spec=package.spec,
         weights_sha256=package.weights_sha256,
         programs=programs,
@@ -214,7 +214,9 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ArtifactError(f"the artifact `{folder}` names the file `{name}` outside itself")
     if not file.is_file():
-        raise ArtifactError(f"the artifact `{folder}` lacks `{name}`; copy it whole or compile again")
+        raise ArtifactError(
+            f"the artifact `{folder}` lacks `{name}`; copy it whole or compile again"
+        )
     if _hash_file(file) != expected:
         raise ArtifactError(
             f"`{file}` is not the file that was written (its hash differs); copy the artifact "

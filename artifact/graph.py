@@ -75,7 +75,9 @@ def graph_from_json(data: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
                 node.meta["cache_shape"] = tuple(entry["cache_shape"])
             known[name] = node
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ArtifactError(f"a graph of the artifact is damaged at {error}; compile again") from None
+        raise ArtifactError(
+            f"a graph of the artifact is damaged at {error}; compile again"
+        ) from None
     root = torch.nn.Module()
     for attribute, tensor in constants.items():
         root.register_buffer(attribute, tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export import Dim
@@ -11,6 +11,7 @@ from dllmc.spec import CaptureError
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
     from torch.fx import GraphModule
 
     from dllmc.spec import DenoiserSpec
@@ -22,21 +23,24 @@ _BATCH, _LENGTH = 3, 7
 def capture(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
     """A graph module `tokens [B, T] -> logits [B, T, V]` in torch.export's operators.
 
-    Its parameters are those of `module`, not copies.
+    Its parameters are those of `module`, not copies. No operator changes its input.
 
     Raises:
         CaptureError: torch.export refuses the module, or batch and length are not dynamic.
     """
-    tokens = torch.zeros(_BATCH, _LENGTH, dtype=torch.int64, device=_device(module))
+    length = min(_LENGTH, spec.max_length - 1)
+    tokens = torch.zeros(_BATCH, length, dtype=torch.int64, device=_device(module))
     shapes = ({0: Dim("batch"), 1: Dim("length", max=spec.max_length)},)
     try:
         with torch.no_grad():
             program = torch.export.export(module, (tokens,), dynamic_shapes=shapes, strict=False)
+            program = _without_mutation(program)
     except Exception as error:
         # torch.export raises dozens of types, none of which is ours to distinguish.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CaptureError(
-            f"torch.export cannot capture {type(module).__name__}: "
-            f"{str(error).strip().splitlines()[0]}; run with --debug for its whole report"
+            f"torch.export cannot capture {type(module).__name__}: {reason}; run with --debug "
+            "for its whole report"
         ) from error
     captured = program.module(check_guards=False)
     # The plain code generator drops the input check against the original signature, which every
@@ -50,6 +54,27 @@ def capture(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
     placeholders[0].target = placeholders[0].name = "tokens"
     _inputs_first(plain)
     return plain
+
+
+def _without_mutation(program: ExportedProgram) -> ExportedProgram:
+    """Write `x += y` as `x + y`: passes may move and share nodes only where nothing is mutated.
+
+    Only where needed, since the rewriting loses source lines.
+    """
+    signature = program.graph_signature
+    if signature.buffers_to_mutate:
+        names = ", ".join(signature.buffers_to_mutate.values())
+        raise ValueError(f"the forward changes the buffers {names}")
+    if not any(_mutates(node.target) for node in program.graph.nodes):
+        return program
+    plain: ExportedProgram = program.run_decompositions({})
+    if plain.graph_signature.buffers_to_mutate or plain.graph_signature.user_inputs_to_mutate:
+        raise ValueError("the forward changes its input or a buffer")
+    return plain
+
+
+def _mutates(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _inputs_first(module: GraphModule) -> None:

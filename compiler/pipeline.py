@@ -5,42 +5,46 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+import torch
+from pydantic import ValidationError
 from torch.fx import GraphModule
 
 from dllmc.compiler.verify import Probe
-from dllmc.passes import Stage, ordered, pass_types
+from dllmc.passes import PassConfig, Stage, ordered, pass_types
 from dllmc.spec import ConfigError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dllmc.passes import GraphPass, PassConfig, PassContext, PassResult
+    from dllmc.passes import GraphPass, PassContext, PassResult
 
 _MAIN = (Stage.CANONICALISE, Stage.POSITIONALISE, Stage.SPECIALISE, Stage.CACHE)
-PassOptions = "Mapping[str, Mapping[str, object] | PassConfig]"
 
 
-def configure(options: Mapping[str, Mapping[str, object] | PassConfig] | None) -> dict[str, PassConfig]:
+def configure(
+    options: Mapping[str, Mapping[str, object] | PassConfig] | None,
+) -> dict[str, PassConfig]:
     """Typed configurations of passes by name.
 
     Raises:
-        ConfigError: No pass has that name, or it has no such option.
+        ConfigError: No pass has that name, it has no such option, or the steps need it.
     """
-    known, configs = pass_types(), {}
+    known, configs = pass_types(), dict[str, PassConfig]()
     for name, option in (options or {}).items():
         if name not in known:
             raise ConfigError(f"there is no pass `{name}`; {nearest(name, known)}")
         kind = known[name].config_type
-        if isinstance(option, kind):
-            configs[name] = option
-            continue
         try:
             configs[name] = kind.model_validate(option)
-        except ValueError as error:
-            detail = str(error).splitlines()[1:3]
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "options"
             raise ConfigError(
-                f"pass `{name}` does not take {option!r}: {' '.join(detail)}"
+                f"pass `{name}`: `{field}`={first['input']!r}: {first['msg'].lower()}; it takes "
+                f"{', '.join(kind.model_fields)}"
             ) from None
+        if not (configs[name].enabled or known[name].optional):
+            raise ConfigError(f"pass `{name}` cannot be disabled: without it no step can run")
     return configs
 
 
@@ -66,12 +70,17 @@ def run_passes(
         PassError: A pass matched too few sites.
         VerificationError: A pass changed what the graph computes.
     """
-    show = before_and_after or (lambda name, graph: None)
-    show("capture", captured)
     results: list[PassResult] = []
+    device = next((t.device for t in captured.state_dict().values()), torch.device("cpu"))
+
+    def show(name: str, module: GraphModule) -> None:
+        if before_and_after is not None:
+            before_and_after(name, module)
+
+    show("capture", captured)
 
     def apply(kind: type[GraphPass], module: GraphModule) -> None:
-        probe = Probe(context.spec) if verify else None
+        probe = Probe(context.spec, device) if verify else None
         before = probe.observe(module) if probe else None
         results.append(kind(configs.get(kind.name)).run(module, context))
         if probe and before is not None:
@@ -93,5 +102,4 @@ def run_passes(
 
 def _copy(module: GraphModule) -> GraphModule:
     """A graph of its own over the same tensors."""
-    copied = GraphModule(module, copy.deepcopy(module.graph))
-    return copied
+    return GraphModule(module, copy.deepcopy(module.graph))

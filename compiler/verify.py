@@ -2,13 +2,15 @@
 
 Passes change the inputs and the output of the graph: tokens alone become tokens, positions,
 rows and caches; logits become statistics. An observation is therefore the result in the most
-reduced form that both sides can give, from a full evaluation of the same canvas.
+reduced form that both sides can give, of the same canvas. What a graph takes beside the tokens is
+made hard: rows stand in another order than their positions, slots in yet another, and through a
+cache only few rows are evaluated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,60 +29,87 @@ _BATCH, _LENGTH, _ROWS, _SCRATCH = 3, 11, 5, 1
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Outputs of one evaluation: logits of all rows, of the head rows, or statistics."""
+    """Outputs of one evaluation: logits of all positions, of the head rows, or statistics."""
 
     logits: Tensor | None
     row_logits: Tensor | None
-    statistics: tuple[Tensor, Tensor, Tensor] | None
+    statistics: tuple[Tensor, ...] | None
 
 
 class Probe:
-    """One random canvas, evaluated by any graph of the pipeline."""
+    """One random canvas, evaluated by any graph of the pipeline.
 
-    def __init__(self, spec: DenoiserSpec, seed: int = 0) -> None:
+    Args:
+        spec: Of the denoiser.
+        device: Where the graphs run.
+        seed: Of the canvas.
+    """
+
+    def __init__(
+        self, spec: DenoiserSpec, device: torch.device | str = "cpu", seed: int = 0
+    ) -> None:
         random = torch.Generator().manual_seed(seed)
-        self._spec = spec
         length = min(_LENGTH, spec.max_length)
+
+        def orders() -> Tensor:
+            each = [torch.randperm(length, generator=random) for _ in range(_BATCH)]
+            return torch.stack(each).to(device)
+
+        self._spec = spec
         self._tokens = torch.randint(
             spec.vocab_size, (_BATCH, length), generator=random, dtype=torch.int64
-        )
-        rows = [torch.randperm(length, generator=random)[:_ROWS] for _ in range(_BATCH)]
-        self._head_rows = torch.stack(rows)
+        ).to(device)
+        self._order, self._slots = orders(), orders()
+        self._head_positions = orders()[:, :_ROWS]
 
     def observe(self, module: GraphModule) -> Observation:
-        """Evaluate the whole canvas with `module`."""
-        inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-        values = {str(node.target): self._value(module, node) for node in inputs}
-        with torch.no_grad():
-            result = module(*values.values())
-        while isinstance(result, list | tuple) and len(result) == 1:
-            result = result[0]
+        """Evaluate the canvas with `module`."""
+        names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+        if "positions" not in names:
+            return Observation(_single(_run(module, [self._tokens])), None, None)
+        caches = self._caches(module)
+        result = self._evaluate(module, self._order, caches)
+        if caches:
+            result = self._evaluate(module, self._head_positions, caches)
         if isinstance(result, tuple):
             return Observation(None, None, result)
-        if "head_rows" in values:
+        if "head_rows" in names:
             return Observation(None, result, None)
-        return Observation(result, None, None)
+        back = self._order.argsort(dim=-1)[..., None].expand_as(result)
+        return Observation(result.gather(1, back), None, None)
 
-    def _value(self, module: GraphModule, node: Any) -> Tensor:
+    def _caches(self, module: GraphModule) -> dict[str, Tensor]:
+        dtype = next(t.dtype for t in module.state_dict().values() if t.is_floating_point())
         batch, length = self._tokens.shape
-        name = str(node.target)
-        if "cache_shape" in node.meta:
-            groups, width = node.meta["cache_shape"]
-            dtype = next(iter(p.dtype for p in module.parameters() if p.is_floating_point()))
-            return torch.zeros(batch, groups, length + _SCRATCH, width, dtype=dtype)
-        order = torch.arange(length).expand(batch, length)
+        found = {}
+        for node in module.graph.nodes:
+            if "cache_shape" in node.meta:
+                groups, width = node.meta["cache_shape"]
+                shape = (batch, groups, length + _SCRATCH, width)
+                device = self._tokens.device
+                found[str(node.target)] = torch.zeros(shape, dtype=dtype, device=device)
+        return found
+
+    def _evaluate(
+        self, module: GraphModule, rows: Tensor, caches: dict[str, Tensor]
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Run `module` at the positions `rows` `[B, W]`."""
+        batch, length = self._tokens.shape
+        zeros = torch.zeros(batch, dtype=torch.int64, device=rows.device)
+        matches = rows[:, None] == self._head_positions[..., None]
         known = {
-            "tokens": self._tokens,
-            "positions": order,
-            "slots": order,
-            "head_rows": self._head_rows,
-            "key_limit": torch.full((batch,), length),
-            "temperature": torch.zeros(batch),
-            "seed": torch.zeros(batch, dtype=torch.int64),
-            "stream": torch.arange(batch),
-            "nfe": torch.zeros(batch, dtype=torch.int64),
-        }
-        return known[name]
+            "tokens": self._tokens.gather(1, rows),
+            "positions": rows,
+            "slots": self._slots.gather(1, rows),
+            "head_rows": matches.int().argmax(dim=-1),
+            "key_limit": zeros + length,
+            "temperature": zeros.to(torch.float32),
+            "seed": zeros,
+            "stream": zeros,
+            "nfe": zeros,
+        } | caches
+        inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+        return _run(module, [known[str(node.target)] for node in inputs])
 
     def compare(self, name: str, before: Observation, after: Observation) -> None:
         """Raise `VerificationError` if pass `name` changed what was observed."""
@@ -94,16 +123,18 @@ class Probe:
         elif after.row_logits is not None:
             _close(name, "logits", self._rows(before), after.row_logits)
         else:
-            assert before.logits is not None and after.logits is not None
+            assert before.logits is not None
+            assert after.logits is not None
             _close(name, "logits", before.logits, after.logits)
 
     def _rows(self, observed: Observation) -> Tensor:
         if observed.row_logits is not None:
             return observed.row_logits
         assert observed.logits is not None
-        return torch.stack([row[rows] for row, rows in zip(observed.logits, self._head_rows, strict=True)])
+        places = self._head_positions[..., None].expand(-1, -1, observed.logits.shape[-1])
+        return observed.logits.gather(1, places)
 
-    def _statistics(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _statistics(self, logits: Tensor) -> tuple[Tensor, ...]:
         """Statistics by another way than the kernel's: through log-sum-exp of the others."""
         allowed = logits.clone()
         allowed[..., self._spec.mask_id] = -torch.inf
@@ -112,9 +143,22 @@ class Probe:
         return ids, chosen, (others.logsumexp(-1) - chosen).exp()
 
 
+def _run(module: GraphModule, inputs: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    with torch.no_grad():
+        result: Tensor | tuple[Tensor, ...] = module(*inputs)
+    while isinstance(result, list | tuple) and len(result) == 1:
+        result = result[0]
+    return result
+
+
+def _single(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
 def _close(name: str, what: str, old: Tensor, new: Tensor) -> None:
     scale = old.abs().amax().clamp_min(1.0)
-    error = ((old - new).abs().amax() / scale).item()
+    error = ((old - new).abs().amax() / scale).item() if old.shape == new.shape else torch.inf
     if not error <= TOLERANCE:
         raise VerificationError(
             f"pass `{name}` changed the {what} by {error:.1e} relative to their largest; "

@@ -8,7 +8,7 @@ CompositeImplicitAutograd, so that Inductor sees through them and fuses them wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -70,19 +70,21 @@ def implement(
     return register
 
 
-def canonical(name: str) -> torch._ops.OpOverload:
+def canonical(name: str) -> Overload:
     """The canonical overload `dllmc::name`."""
-    return getattr(torch.ops.dllmc, name).default
+    return implementation(name, "default")
 
 
-def implementation(name: str, which: str) -> torch._ops.OpOverload:
+def implementation(name: str, which: str) -> Overload:
     """The overload that lowering puts in place of `dllmc::name`."""
-    return getattr(getattr(torch.ops.dllmc, name), which)
+    return cast("Overload", getattr(getattr(torch.ops.dllmc, name), which))
 
 
 def canonical_names() -> tuple[str, ...]:
+    """Every canonical operator."""
     return tuple(_implementations)
 
 
 def implementations(name: str) -> frozenset[str]:
+    """What `dllmc::name` can be lowered to; `torch` is always among them."""
     return frozenset(_implementations[name])

@@ -85,6 +85,7 @@ class GraphPass(ABC):
         stage: When it runs.
         after: Passes of the same stage that must have run before.
         config_type: Its options.
+        optional: Whether the rest works without it, so that it may be disabled.
         variant: For a pass of stage `VARIANT`, the statistics set of the graph it makes.
     """
 
@@ -92,6 +93,7 @@ class GraphPass(ABC):
     stage: ClassVar[Stage]
     after: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[PassConfig]] = PassConfig
+    optional: ClassVar[bool] = False
     variant: ClassVar[str] = ""
 
     def __init__(self, config: PassConfig | None = None) -> None:
@@ -109,7 +111,7 @@ class GraphPass(ABC):
         """Rewrite `module`, check it, and report.
 
         Raises:
-            PassError: Fewer sites matched than the model must have.
+            PassError: Fewer sites matched than the model must have, or more.
         """
         begun, before = time.perf_counter(), len(module.graph.nodes)
         if not self.config.enabled:
@@ -120,9 +122,12 @@ class GraphPass(ABC):
         module.recompile()
         expected = self.expected(context)
         if expected is not None and matched != expected:
+            remedy = "the model's code or torch.export spells this differently, add the spelling"
+            if matched > expected:
+                remedy = "it takes something else for its pattern, make it stricter"
             raise PassError(
-                f"pass `{self.name}` matched {matched} of {expected} sites; the model's code or "
-                "torch.export spells this differently, add the spelling to the pass"
+                f"pass `{self.name}` matched {matched} sites where the model has {expected}; "
+                f"{remedy}"
             )
         skipped = None if matched else "nothing to match"
         seconds = time.perf_counter() - begun

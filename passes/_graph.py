@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch.fx import GraphModule, Node
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+# What a pass may say of a node beside torch.export's own entries; `replace` keeps all of it.
+_KEPT = ("val", "stack_trace", "nn_module_stack", "sequence_axis", "batch_axis")
 
-def is_call(node: object, *targets: Any) -> bool:
+
+def is_call(node: object, *targets: Any) -> TypeGuard[Node]:
     """Whether `node` calls one of `targets`."""
     return isinstance(node, Node) and node.op == "call_function" and node.target in targets
 
@@ -44,30 +47,40 @@ def operands(node: Node) -> Iterator[tuple[Any, Any]]:
     yield second, first
 
 
-def value_of(node: Node) -> Any:
-    """The fake value that torch.export recorded for a node."""
-    return node.meta.get("val")
+def only_user(node: Node) -> Node | None:
+    """The one node that reads `node`, or None if there are none or several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def dtype_of(node: Node) -> torch.dtype | None:
+def value_of(node: Any) -> Any:
+    """The fake value that torch.export recorded for a node; None for what is no node."""
+    return node.meta.get("val") if isinstance(node, Node) else None
+
+
+def expression(size: Any) -> Any:
+    """A size as something that compares by value: a symbolic expression or a number."""
+    return size.node.expr if isinstance(size, torch.SymInt | torch.SymFloat) else size
+
+
+def dtype_of(node: Any) -> torch.dtype | None:
+    """The dtype of the tensor that a node gives, or None."""
     value = value_of(node)
     return value.dtype if isinstance(value, torch.Tensor) else None
 
 
 def casts_to(node: object) -> torch.dtype | None:
     """The dtype that `node` converts its input to, or None if it is no conversion."""
+    found: Any = None
     if is_call(node, aten.to.dtype):
-        assert isinstance(node, Node)
-        return node.args[1]  # type: ignore[return-value]
-    if is_call(node, aten._to_copy.default, aten.to.dtype_layout):
-        assert isinstance(node, Node)
-        return node.kwargs.get("dtype")  # type: ignore[return-value]
-    return None
+        found = node.args[1]
+    elif is_call(node, aten._to_copy.default, aten.to.dtype_layout):
+        found = node.kwargs.get("dtype")
+    return found if isinstance(found, torch.dtype) else None
 
 
 def replace(old: Node, new: Node) -> None:
     """Put `new` in place of `old`, with its recorded value and source line."""
-    for key in ("val", "stack_trace", "nn_module_stack", "sequence_axis"):
+    for key in _KEPT:
         if key in old.meta:
             new.meta.setdefault(key, old.meta[key])
     old.replace_all_uses_with(new)
@@ -105,12 +118,13 @@ def placeholder(module: GraphModule, name: str) -> Node:
     """The input called `name`."""
     for node in module.graph.nodes:
         if node.op == "placeholder" and node.target == name:
-            return node
+            return cast("Node", node)
     raise KeyError(name)
 
 
 def output_of(module: GraphModule) -> Node:
-    return next(iter(reversed(module.graph.nodes)))
+    """The node that returns."""
+    return cast("Node", next(iter(reversed(module.graph.nodes))))
 
 
 def first_after_placeholders(module: GraphModule) -> Node:
@@ -126,6 +140,12 @@ def first_after_placeholders(module: GraphModule) -> Node:
 def item(node: Node, index: int) -> Node:
     """`node[index]`, in front of whatever inserts next."""
     return node.graph.call_function(operator.getitem, (node, index))
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where the weights of `module` are; the CPU if it has none."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def where(node: Node) -> str:

@@ -20,9 +20,11 @@ def pass_types() -> dict[str, type[GraphPass]]:
         if module.name.startswith("_"):
             continue
         for value in vars(importlib.import_module(f"{_PACKAGE}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, GraphPass) and value is not GraphPass:
-                if found.setdefault(value.name, value) is not value:
-                    raise TypeError(f"pass `{value.name}` is defined twice")
+            is_pass = isinstance(value, type) and issubclass(value, GraphPass)
+            if not is_pass or value is GraphPass:
+                continue
+            if found.setdefault(value.name, value) is not value:
+                raise TypeError(f"pass `{value.name}` is defined twice")
     return found
 
 

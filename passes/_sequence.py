@@ -1,28 +1,29 @@
 """Sequence-axis analysis: which axis of each tensor runs over positions, and proof that every
-operation outside attention works on each position alone.
+operation outside attention works on each position of each sequence alone.
 
-The analysis walks the graph with a rule per operator. A tensor is *token-dependent* if it follows
-from the tokens' values; its sequence axis is then known. Tensors that follow from the length
-alone are tables. An operator without a rule is refused by name.
+The analysis walks the graph with a rule per operator (`_sequence_rules.py`). A tensor is
+*token-dependent* if it follows from the tokens' values; its batch and sequence axes are then
+known. What follows from the sizes of the input alone is a table if it has one entry per
+position, else a number or a constant. An operator without a rule is refused by name.
 """
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch.fx import Node
 
-from dllmc.kernels import canonical
-from dllmc.passes._graph import aten, is_call, value_of, where
+from dllmc.passes._graph import aten, expression, is_call, value_of, where
+from dllmc.passes._sequence_rules import READS_SIZES, READS_TABLES, rule_of
 from dllmc.spec import NotPositionWiseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from torch.fx import Graph, Node
 
-    from torch.fx import Graph
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+# These take no more than dtype and shape from their second argument.
+_TAKES_A_FORM = (aten.type_as.default,)
 
 
 @dataclass(slots=True)
@@ -30,18 +31,26 @@ class SequenceAxes:
     """What the analysis found.
 
     Attributes:
+        batch: The symbol of the batch size, as an expression.
         length: The symbol of the sequence length, as an expression.
         axis: Sequence axis of every token-dependent tensor (of its parts, for lists).
-        lengths: Nodes whose value is an integer that follows from the length.
-        tables: Token-independent tensors with a sequence axis, and that axis.
-        meetings: Token-dependent nodes that consume a table, and the tables.
+        batch_axis: Batch axis of the same.
+        sized: Token-independent nodes that follow from batch size or length.
+        tables: Those of them that are tensors with a sequence axis, and that axis; -1 where
+            the length enters their shape in another way.
+        meetings: Token-dependent nodes that read a table, and the table.
+        constants: Tensors that follow from the sizes without a sequence axis, and are read by
+            token-dependent nodes.
     """
 
+    batch: Any
     length: Any
     axis: dict[Node, int] = field(default_factory=dict)
-    lengths: set[Node] = field(default_factory=set)
+    batch_axis: dict[Node, int] = field(default_factory=dict)
+    sized: set[Node] = field(default_factory=set)
     tables: dict[Node, int] = field(default_factory=dict)
     meetings: list[tuple[Node, Node]] = field(default_factory=list)
+    constants: list[Node] = field(default_factory=list)
 
 
 def analyse(graph: Graph, tokens: Node) -> SequenceAxes:
@@ -52,298 +61,112 @@ def analyse(graph: Graph, tokens: Node) -> SequenceAxes:
         tokens: The input, `[B, S]`.
 
     Raises:
-        NotPositionWiseError: An operation mixes positions, has no rule, or uses the length as a
-            number; the message names the node and its source line.
+        NotPositionWiseError: An operation mixes positions or sequences, has no rule, or uses a
+            size as a number; the message names the node and its source line.
     """
-    found = SequenceAxes(length=_expression(value_of(tokens).shape[1]))
-    found.axis[tokens] = 1
+    batch, length = (expression(size) for size in value_of(tokens).shape)
+    found = SequenceAxes(batch, length)
+    found.axis[tokens], found.batch_axis[tokens] = 1, 0
     for node in graph.nodes:
         if node.op == "call_function":
             _visit(node, found)
     return found
 
 
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
-
-
 def _visit(node: Node, found: SequenceAxes) -> None:
+    read = node.all_input_nodes[:1] if is_call(node, *_TAKES_A_FORM) else node.all_input_nodes
+    if any(source in found.axis for source in read):
+        if isinstance(value_of(node), _NUMBERS):
+            _visit_number(node, found)
+        else:
+            _visit_dependent(node, found)
+    elif isinstance(value_of(node), _NUMBERS):
+        if any(source in found.sized for source in read) or _is_size(node, found):
+            found.sized.add(node)
+    elif any(source in found.sized for source in read):
+        found.sized.add(node)
+        _note_table(node, found)
+
+
+def _visit_number(node: Node, found: SequenceAxes) -> None:
+    if not is_call(node, aten.sym_size.int):
+        _refuse(node, "makes a number of the tokens; a step is compiled before they are known")
+    if _is_size(node, found):
+        found.sized.add(node)
+
+
+def _note_table(node: Node, found: SequenceAxes) -> None:
     value = value_of(node)
-    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool | int | float):
-        if found.length in getattr(_expression(value), "free_symbols", ()):
-            found.lengths.add(node)
+    if not isinstance(value, torch.Tensor):
         return
-    dependent = [source for source in node.all_input_nodes if source in found.axis]
-    if not dependent:
-        if isinstance(value, torch.Tensor):
-            axes = [i for i, size in enumerate(value.shape) if _mentions(size, found.length)]
-            if len(axes) == 1 and _expression(value.shape[axes[0]]) == found.length:
-                found.tables[node] = axes[0]
-            elif axes and not all(user.target in _TABLE_SAFE for user in node.users):
-                found.tables[node] = -1
-        return
-    rule = _rule_of(node)
+    axes = [axis for axis, size in enumerate(value.shape) if found.length in _symbols(size)]
+    if len(axes) == 1 and expression(value.shape[axes[0]]) == found.length:
+        found.tables[node] = axes[0]
+    elif axes:
+        found.tables[node] = -1
+
+
+def _visit_dependent(node: Node, found: SequenceAxes) -> None:
+    rule = rule_of(node)
     if rule is None:
-        raise NotPositionWiseError(
-            f"{where(node)} has no rule that proves it position-wise; if it is, add a rule to "
-            "passes/_sequence.py"
+        _refuse(
+            node,
+            "has no rule that proves it position-wise; if it is, add a rule to "
+            "passes/_sequence_rules.py",
         )
-    if any(source in found.lengths for source in node.all_input_nodes) and rule not in _SHAPED:
-        raise NotPositionWiseError(
-            f"{where(node)} uses the sequence length as a number; a partial evaluation would "
-            "see another number"
+    numbers = {n for n in node.all_input_nodes if n in found.sized and not _is_tensor(n)}
+    if numbers and rule not in READS_SIZES:
+        _refuse(
+            node,
+            "uses the batch size or the sequence length as a number; a partial evaluation would "
+            "see another number",
         )
     axis = rule(node, found)
     if axis is None:
-        raise NotPositionWiseError(
-            f"{where(node)} mixes or reorders positions along the sequence axis; a denoiser's "
-            "layers must be position-wise outside attention"
+        _refuse(
+            node,
+            "mixes or reorders positions along the sequence axis, or sequences along the batch "
+            "axis; a denoiser's layers must work on each position alone outside attention",
         )
-    _check_axis(node, value, axis, found)
+    found.batch_axis[node] = _check_axes(node, axis, found)
     found.axis[node] = axis
-    for table in node.all_input_nodes:
-        if table in found.tables:
-            if found.tables[table] < 0 or rule is not _pointwise and rule is not _rotary:
-                raise NotPositionWiseError(
-                    f"{where(node)} meets the table {where(table)} in a way that cannot be "
-                    "indexed by position"
-                )
-            found.meetings.append((node, table))
+    for source in node.all_input_nodes:
+        if source in found.tables:
+            if found.tables[source] < 0 or rule not in READS_TABLES:
+                _refuse(node, f"meets {where(source)} in a way that cannot be indexed by position")
+            found.meetings.append((node, source))
+        elif source in found.sized and _is_tensor(source):
+            found.constants.append(source)
 
 
-def _mentions(size: Any, length: Any) -> bool:
-    return length in getattr(_expression(size), "free_symbols", ())
-
-
-def _check_axis(node: Node, value: Any, axis: int, found: SequenceAxes) -> None:
-    for part in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(part, torch.Tensor):
-            sized = [i for i, size in enumerate(part.shape) if _mentions(size, found.length)]
-            if sized != [axis] or _expression(part.shape[axis]) != found.length:
-                raise NotPositionWiseError(
-                    f"{where(node)} has shape {list(part.shape)}, in which the positions are not "
-                    f"axis {axis} alone"
-                )
-
-
-Rule = "Callable[[Node, SequenceAxes], int | None]"
-
-
-def _rank(node: Any) -> int:
-    return int(value_of(node).dim())
-
-
-def _first(node: Node) -> Node:
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return source
-
-
-def _dim(dim: Any, rank: int) -> int:
-    return int(dim) % rank
-
-
-def _only_data_is_dependent(node: Node, found: SequenceAxes) -> bool:
-    data = _first(node)
-    return data in found.axis and all(
-        source is data or source not in found.axis for source in node.all_input_nodes
-    )
-
-
-def _pointwise(node: Node, found: SequenceAxes) -> int | None:
-    rank = _rank(node)
-    aligned = {
-        found.axis[source] + rank - _rank(source)
-        for source in node.all_input_nodes
-        if source in found.axis
-    }
-    aligned |= {
-        found.tables[source] + rank - _rank(source)
-        for source in node.all_input_nodes
-        if found.tables.get(source, -1) >= 0
-    }
-    return aligned.pop() if len(aligned) == 1 else None
-
-
-def _same(node: Node, found: SequenceAxes) -> int | None:
-    return found.axis[_first(node)] if _only_data_is_dependent(node, found) else None
-
-
-def _rotary(node: Node, found: SequenceAxes) -> int | None:
-    return found.axis.get(_first(node))
-
-
-def _embedding(node: Node, found: SequenceAxes) -> int | None:
-    indices = node.args[1]
-    return found.axis[indices] if _first(node) not in found.axis else None  # type: ignore[index]
-
-
-def _last_axis_free(node: Node, found: SequenceAxes) -> int | None:
-    if not _only_data_is_dependent(node, found):
-        return None
-    axis = found.axis[_first(node)]
-    return axis if axis != _rank(_first(node)) - 1 else None
-
-
-def _normalised(node: Node, found: SequenceAxes) -> int | None:
-    if not _only_data_is_dependent(node, found):
-        return None
-    axis, shape = found.axis[_first(node)], node.args[1]
-    return axis if axis < _rank(_first(node)) - len(shape) else None  # type: ignore[arg-type]
-
-
-def _matmul(node: Node, found: SequenceAxes) -> int | None:
-    if not _only_data_is_dependent(node, found):
-        return None
-    axis, rank = found.axis[_first(node)], _rank(_first(node))
-    if axis == rank - 1:
-        return None
-    other = node.args[1]
-    return axis + (_rank(node) - rank if _rank(other) > 1 else 0)
-
-
-def _reduction(node: Node, found: SequenceAxes) -> int | None:
-    if not _only_data_is_dependent(node, found):
-        return None
-    axis, rank = found.axis[_first(node)], _rank(_first(node))
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if dims is None:
-        return None
-    reduced = {_dim(d, rank) for d in (dims if isinstance(dims, list | tuple) else [dims])}
-    if axis in reduced:
-        return None
+def _check_axes(node: Node, axis: int, found: SequenceAxes) -> int:
+    """The batch axis of `node`, once its shape agrees with what its rule says."""
     value = value_of(node)
-    kept = value[0] if isinstance(value, list | tuple) else value
-    return axis if kept.dim() == rank else axis - sum(d < axis for d in reduced)
+    batch_axes = set()
+    for part in value if isinstance(value, list | tuple) else [value]:
+        sizes = [(i, expression(s), _symbols(s)) for i, s in enumerate(part.shape)]
+        by_length = [i for i, _, symbols in sizes if found.length in symbols]
+        by_batch = [i for i, _, symbols in sizes if found.batch in symbols]
+        exact = {(i, size) for i, size, _ in sizes}
+        if by_length != [axis] or (axis, found.length) not in exact:
+            _refuse(node, f"has shape {list(part.shape)}, whose positions are not axis {axis}")
+        if len(by_batch) != 1 or (by_batch[0], found.batch) not in exact:
+            _refuse(node, f"has shape {list(part.shape)}, in which the batch is no axis")
+        batch_axes.add(by_batch[0])
+    return batch_axes.pop()
 
 
-def _along(node: Node, found: SequenceAxes) -> int | None:
-    """Operators that work along one axis and keep the rank: softmax, slice, chunk, topk..."""
-    if not _only_data_is_dependent(node, found):
-        return None
-    axis = found.axis[_first(node)]
-    dim = _argument(node, "dim")
-    return axis if _dim(dim, _rank(_first(node))) != axis else None
+def _is_tensor(node: Node) -> bool:
+    return isinstance(value_of(node), torch.Tensor)
 
 
-def _argument(node: Node, name: str) -> Any:
-    for index, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if parameter.name == name:
-            given = node.args[index] if index < len(node.args) else node.kwargs.get(name)
-            return parameter.default_value if given is None else given
-    return None
+def _is_size(node: Node, found: SequenceAxes) -> bool:
+    return bool(_symbols(value_of(node)) & {found.batch, found.length})
 
 
-def _removes_axis(node: Node, found: SequenceAxes) -> int | None:
-    axis, dim = found.axis[_first(node)], _dim(_argument(node, "dim"), _rank(_first(node)))
-    return None if dim == axis else axis - (dim < axis)
+def _symbols(size: Any) -> frozenset[Any]:
+    return frozenset(getattr(expression(size), "free_symbols", ()))
 
 
-def _transpose(node: Node, found: SequenceAxes) -> int | None:
-    rank = _rank(node)
-    first, second = (_dim(d, rank) for d in node.args[1:3])
-    axis = found.axis[_first(node)]
-    return {first: second, second: first}.get(axis, axis)
-
-
-def _permute(node: Node, found: SequenceAxes) -> int | None:
-    dims = [_dim(d, _rank(node)) for d in node.args[1]]  # type: ignore[union-attr]
-    return dims.index(found.axis[_first(node)])
-
-
-def _unsqueeze(node: Node, found: SequenceAxes) -> int | None:
-    axis, dim = found.axis[_first(node)], _dim(node.args[1], _rank(node))
-    return axis + (dim <= axis)
-
-
-def _view(node: Node, found: SequenceAxes) -> int | None:
-    before, after = value_of(_first(node)).shape, value_of(node).shape
-    axis = found.axis[_first(node)]
-    leading = _product(before[:axis])
-    for new, size in enumerate(after):
-        if _expression(size) == found.length and _product(after[:new]) == leading:
-            return new
-    return None
-
-
-def _product(sizes: Iterable[Any]) -> Any:
-    total: Any = 1
-    for size in sizes:
-        total = total * _expression(size)
-    return total
-
-
-def _expand(node: Node, found: SequenceAxes) -> int | None:
-    return found.axis[_first(node)] + _rank(node) - _rank(_first(node))
-
-
-def _join(node: Node, found: SequenceAxes) -> int | None:
-    parts = node.args[0]
-    axes = {found.axis.get(part, -1) for part in parts}  # type: ignore[union-attr]
-    axis = axes.pop()
-    dim = _dim(node.args[1] if len(node.args) > 1 else 0, _rank(node))
-    if axes or axis < 0:
-        return None
-    if is_call(node, aten.stack.default):
-        return axis + (dim <= axis)
-    return axis if dim != axis else None
-
-
-def _attention(node: Node, found: SequenceAxes) -> int | None:
-    axes = {found.axis.get(source, -1) for source in node.args[:3]}  # type: ignore[arg-type]
-    return 2 if axes == {2} else None
-
-
-_RULES: dict[Any, Any] = {
-    operator.getitem: _same,
-    aten.embedding.default: _embedding,
-    aten.linear.default: _last_axis_free,
-    canonical("rms_norm"): _last_axis_free,
-    canonical("rotary"): _rotary,
-    canonical("swiglu"): _pointwise,
-    canonical("attention"): _attention,
-    aten.layer_norm.default: _normalised,
-    aten.rms_norm.default: _normalised,
-    aten.matmul.default: _matmul,
-    aten.transpose.int: _transpose,
-    aten.permute.default: _permute,
-    aten.unsqueeze.default: _unsqueeze,
-    aten.cat.default: _join,
-    aten.stack.default: _join,
-    aten.expand.default: _expand,
-    aten.to.dtype: _same,
-    aten._to_copy.default: _same,
-}
-_RULES |= dict.fromkeys(
-    (aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int), _view
-)
-_RULES |= dict.fromkeys(
-    (
-        aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.slice.Tensor,
-        aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default,
-        aten.cumsum.default, aten.topk.default, aten.repeat_interleave.self_int,
-        aten.narrow.default, aten.glu.default,
-    ),
-    _along,
-)  # fmt: skip
-_RULES |= dict.fromkeys(
-    (
-        aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
-        aten.argmax.default, aten.argmin.default, aten.logsumexp.default, aten.max.dim,
-        aten.min.dim, aten.var.correction, aten.linalg_vector_norm.default,
-    ),
-    _reduction,
-)  # fmt: skip
-_RULES |= dict.fromkeys(
-    (aten.select.int, aten.squeeze.dim, aten.unbind.int), _removes_axis
-)
-_SHAPED = (_view, _expand)
-_TABLE_SAFE = (aten.sym_size.int,)
-
-
-def _rule_of(node: Node) -> Any:
-    if node.target in _RULES:
-        return _RULES[node.target]
-    if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
-        return _pointwise
-    return None
+def _refuse(node: Node, reason: str) -> NoReturn:
+    raise NotPositionWiseError(f"{where(node)} {reason}")

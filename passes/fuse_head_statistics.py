@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
-from dllmc.passes._graph import aten, casts_to, is_call, output_of
+from dllmc.passes._graph import argument, aten, casts_to, is_call, item, output_of
 from dllmc.spec import PassError
 
 if TYPE_CHECKING:
@@ -35,21 +34,18 @@ class FuseHeadStatistics(GraphPass):
         output = output_of(module)
         logits = _single(output.args[0])
         while casts_to(logits) is not None:
-            logits = logits.args[0]  # type: ignore[assignment]
+            logits = argument(logits, "self")
         if not is_call(logits, aten.linear.default):
             raise PassError(
                 f"the output comes from `{logits.target}`, not from a linear head; return the "
                 "head's logits"
             )
-        x, weight, *bias = logits.args
+        x, weight, bias = (argument(logits, name) for name in ("input", "weight", "bias"))
         with module.graph.inserting_before(output):
             fused = module.graph.call_function(
-                canonical("head_statistics"),
-                (x, weight, bias[0] if bias else None, context.spec.mask_id),
+                canonical("head_statistics"), (x, weight, bias, context.spec.mask_id)
             )
-            parts = tuple(
-                module.graph.call_function(operator.getitem, (fused, index)) for index in range(3)
-            )
+            parts = tuple(item(fused, index) for index in range(3))
         output.args = (parts,)
         return 1
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
-from dllmc.passes._graph import add_placeholder, calls, value_of
+from dllmc.passes._graph import add_placeholder, argument, calls, value_of
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -37,12 +37,12 @@ class InsertCache(GraphPass):
         slots = add_placeholder(module, "slots")
         key_limit = add_placeholder(module, "key_limit")
         for layer, site in enumerate(sites):
-            q, k, v, scale = site.args
+            q, k, v, scale = (argument(site, name) for name in ("q", "k", "v", "scale"))
             keys = add_placeholder(module, f"keys_{layer}")
             values = add_placeholder(module, f"values_{layer}")
             # Groups and width of a slot: what the runtime needs to allocate the cache.
             for cache, source in ((keys, k), (values, v)):
-                shape = value_of(source).shape  # type: ignore[arg-type]
+                shape = value_of(source).shape
                 cache.meta["cache_shape"] = (int(shape[1]), int(shape[3]))
             with module.graph.inserting_before(site):
                 new = module.graph.call_function(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
@@ -24,7 +24,8 @@ class MatchAttention(GraphPass):
     Raises:
         NotADenoiserError: The attention is causal. Caching passes of other compilers accept
             that silently and return wrong tokens.
-        NotPositionWiseError: The attention has a mask or bias, or dropout.
+        NotPositionWiseError: The attention has a mask or bias, or dropout, or other axes than
+            batch, heads, positions and width.
     """
 
     name = "match_attention"
@@ -39,13 +40,13 @@ class MatchAttention(GraphPass):
         sites = calls(module, SDPA)
         for site in sites:
             _check(site)
-            q, k, v = site.args[:3]
+            q, k, v = (argument(site, name) for name in ("query", "key", "value"))
             scale = argument(site, "scale")
             if scale is None:
-                scale = 1 / math.sqrt(value_of(q).shape[-1])  # type: ignore[arg-type]
+                scale = 1 / math.sqrt(value_of(q).shape[-1])
             with module.graph.inserting_before(site):
                 new = module.graph.call_function(
-                    canonical("attention"), (q, *_ungrouped(k, v), scale)  # type: ignore[arg-type]
+                    canonical("attention"), (q, *_ungrouped(k, v), scale)
                 )
             replace(site, new)
         return len(sites)
@@ -64,13 +65,18 @@ def _check(site: Node) -> None:
         )
     if argument(site, "dropout_p"):
         raise NotPositionWiseError(f"{where(site)} has dropout; put the module in eval mode")
+    rank = value_of(site).dim()
+    if rank != 4:
+        raise NotPositionWiseError(
+            f"{where(site)} has {rank} axes; give batch, heads, positions and width"
+        )
 
 
-def _ungrouped(k: Node, v: Node) -> tuple[Node, Node]:
-    """k and v before their heads were repeated for grouped queries."""
+def _ungrouped(k: Any, v: Any) -> tuple[Node, Node]:
+    """K and v before their heads were repeated for grouped queries."""
     if all(is_call(node, aten.repeat_interleave.self_int) for node in (k, v)):
-        k_of, k_times, k_dim = k.args[:3]
-        v_of, v_times, v_dim = v.args[:3]
-        if k_dim in (1, -3) and v_dim in (1, -3) and k_times == v_times:
-            return k_of, v_of  # type: ignore[return-value]
+        times = {argument(node, "repeats") for node in (k, v)}
+        dims = {argument(node, "dim") for node in (k, v)}
+        if len(times) == 1 and dims <= {1, -3}:
+            return argument(k, "self"), argument(v, "self")
     return k, v

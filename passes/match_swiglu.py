@@ -17,6 +17,7 @@ class MatchSwiGLU(GraphPass):
 
     name = "match_swiglu"
     stage = Stage.CANONICALISE
+    optional = True
     after = ("remove_noops",)
 
     def rewrite(self, module: GraphModule, context: PassContext) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from dllmc.passes._base import GraphPass, PassContext, Stage
-from dllmc.passes._graph import add_buffer, aten, calls, get_tensor, item
+from dllmc.passes._graph import add_buffer, argument, aten, calls, get_tensor, item
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -27,16 +27,17 @@ class MergeProjections(GraphPass):
 
     name = "merge_projections"
     stage = Stage.SPECIALISE
+    optional = True
     after = ("fuse_head_statistics",)
 
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context
         groups: dict[tuple[Node, bool], list[Node]] = {}
         for node in calls(module, aten.linear.default):
-            x, weight, *bias = node.args
-            mergeable = isinstance(weight, Node) and weight.op == "get_attr"
-            if mergeable and (not bias or getattr(bias[0], "op", None) == "get_attr"):
-                groups.setdefault((x, bool(bias)), []).append(node)  # type: ignore[arg-type]
+            weight, bias = argument(node, "weight"), argument(node, "bias")
+            if _is_constant(weight) and (bias is None or _is_constant(bias)):
+                x = argument(node, "input")
+                groups.setdefault((x, bias is not None), []).append(node)
         merged = [group for group in groups.values() if len(group) > 1]
         for group in merged:
             _merge(module, group)
@@ -45,20 +46,28 @@ class MergeProjections(GraphPass):
         return len(merged)
 
 
+def _is_constant(node: object) -> bool:
+    return isinstance(node, Node) and node.op == "get_attr"
+
+
 def _merge(module: GraphModule, group: list[Node]) -> None:
     first = group[0]
-    x = first.args[0]
-    columns = list(zip(*(node.args[1:] for node in group), strict=True))
-    constants = []
-    for column, kind in zip(columns, ("weight", "bias"), strict=False):
-        tensor = torch.cat([get_tensor(module, node) for node in column]).detach()  # type: ignore[arg-type]
-        name = f"merged_{first.name}_{kind}"
-        constants.append(add_buffer(module, name, tensor, first))
-    sizes = [get_tensor(module, node.args[1]).shape[0] for node in group]  # type: ignore[arg-type]
+    weights = [get_tensor(module, argument(node, "weight")) for node in group]
+    constants = [_joined(module, weights, f"merged_{first.name}_weight", first)]
+    if argument(first, "bias") is not None:
+        biases = [get_tensor(module, argument(node, "bias")) for node in group]
+        constants.append(_joined(module, biases, f"merged_{first.name}_bias", first))
+    sizes = [weight.shape[0] for weight in weights]
     with module.graph.inserting_before(first):
-        wide = module.graph.call_function(aten.linear.default, (x, *constants))
+        wide = module.graph.call_function(
+            aten.linear.default, (argument(first, "input"), *constants)
+        )
         parts = module.graph.call_function(aten.split_with_sizes.default, (wide, sizes, -1))
         pieces = [item(parts, index) for index in range(len(group))]
     for node, piece in zip(group, pieces, strict=True):
         node.replace_all_uses_with(piece)
         module.graph.erase_node(node)
+
+
+def _joined(module: GraphModule, tensors: list[torch.Tensor], name: str, before: Node) -> Node:
+    return add_buffer(module, name, torch.cat(tensors).detach(), before)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.fx import Node
 
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
 from dllmc.passes._graph import (
     add_placeholder,
     aten,
+    expression,
     first_after_placeholders,
     is_call,
     placeholder,
@@ -19,7 +19,7 @@ from dllmc.passes._graph import (
 )
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
+    from torch.fx import GraphModule, Node
 
 
 class NarrowHeadRows(GraphPass):
@@ -48,24 +48,63 @@ class NarrowHeadRows(GraphPass):
         narrow = _narrow_nodes(module)
         with module.graph.inserting_before(first_after_placeholders(module)):
             count = module.graph.call_function(aten.sym_size.int, (head_rows, 1))
-        length = value_of(placeholder(module, "tokens")).shape[1].node.expr
+        length = expression(value_of(placeholder(module, "tokens")).shape[1])
         gathers: dict[Node, Node] = {}
         for node in [n for n in module.graph.nodes if n in narrow]:
             for source in list(node.all_input_nodes):
-                if source in narrow or _stays_wide(node, source):
-                    continue
-                if "sequence_axis" in source.meta:
+                if _crosses(node, source, narrow):
                     if source not in gathers:
                         gathers[source] = _gather(module, source, head_rows)
                     _replace_narrow_input(node, source, gathers[source])
-                elif isinstance(value_of(source), torch.SymInt):
-                    if value_of(source).node.expr == length:
-                        node.replace_input_with(source, count)
+                elif _is_size(source) and expression(value_of(source)) == length:
+                    node.replace_input_with(source, count)
         return int(bool(gathers))
 
 
-def _stays_wide(node: Node, source: Node) -> bool:
-    return is_call(node, canonical("attention")) and source is not node.args[0]
+def _narrow_nodes(module: GraphModule) -> set[Node]:
+    """Nodes whose every use is narrow, and whose other inputs can be gathered."""
+    blocked: set[Node] = set()
+    while True:
+        narrow: set[Node] = set()
+        for node in reversed(module.graph.nodes):
+            dependent = "sequence_axis" in node.meta and node.op == "call_function"
+            used = (_is_narrow_use(node, user, narrow) for user in node.users)
+            if dependent and node not in blocked and all(used):
+                narrow.add(node)
+        strays = {
+            node
+            for node in narrow
+            for source in node.all_input_nodes
+            if _crosses(node, source, narrow) and not _can_be_gathered(source)
+        }
+        if not strays:
+            return narrow
+        blocked |= strays
+
+
+def _is_narrow_use(node: Node, user: Node, narrow: set[Node]) -> bool:
+    if user.op == "output":
+        return True
+    if user not in narrow:
+        return False
+    return not (is_call(user, canonical("attention")) and node in user.args[1:3])
+
+
+def _crosses(node: Node, source: Node, narrow: set[Node]) -> bool:
+    """Whether narrow `node` reads all rows of `source` and must read few."""
+    if source in narrow or "sequence_axis" not in source.meta:
+        return False
+    return not is_call(node, canonical("attention")) or source is node.args[0]
+
+
+def _is_size(source: Node) -> bool:
+    return isinstance(value_of(source), torch.SymInt)
+
+
+def _can_be_gathered(source: Node) -> bool:
+    """A tensor with the batch in front; parts of a list follow their producer."""
+    listed = isinstance(value_of(source), list | tuple)
+    return source.meta["batch_axis"] == 0 and not listed
 
 
 def _replace_narrow_input(node: Node, source: Node, gathered: Node) -> None:
@@ -77,36 +116,9 @@ def _replace_narrow_input(node: Node, source: Node, gathered: Node) -> None:
 
 def _gather(module: GraphModule, source: Node, head_rows: Node) -> Node:
     axis = source.meta["sequence_axis"]
-    with module.graph.inserting_after(source):
+    early = source.op == "placeholder"
+    before = first_after_placeholders(module) if early else source.next
+    with module.graph.inserting_before(before):
         new = module.graph.call_function(canonical("gather_rows"), (source, head_rows, axis))
-    new.meta["sequence_axis"] = axis
+    new.meta["sequence_axis"], new.meta["batch_axis"] = axis, 0
     return new
-
-
-def _narrow_nodes(module: GraphModule) -> set[Node]:
-    narrow: set[Node] = set()
-    for node in reversed(module.graph.nodes):
-        dependent = "sequence_axis" in node.meta and node.op == "call_function"
-        if dependent and all(_is_narrow_use(node, user, narrow) for user in node.users):
-            narrow.add(node)
-    # A boundary must be a tensor: parts of a list follow their producer.
-    while strays := {
-        node
-        for node in narrow
-        if not isinstance(value_of(node.all_input_nodes[0]), torch.Tensor | None.__class__)
-        and node.all_input_nodes[0].op == "call_function"
-        and isinstance(value_of(node.all_input_nodes[0]), list | tuple)
-        and node.all_input_nodes[0] not in narrow
-    }:
-        narrow -= strays
-        for node in [n for n in narrow if any(u in strays for u in n.users)]:
-            narrow.discard(node)
-    return narrow
-
-
-def _is_narrow_use(node: Node, user: Node, narrow: set[Node]) -> bool:
-    if user.op == "output":
-        return True
-    if user not in narrow:
-        return False
-    return not (is_call(user, canonical("attention")) and node in user.args[1:3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx import Interpreter, Node
+from torch.fx import Interpreter
 
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
@@ -13,21 +13,21 @@ from dllmc.passes._graph import (
     add_buffer,
     add_placeholder,
     aten,
+    device_of,
     first_after_placeholders,
-    get_tensor,
-    placeholder,
+    replace,
     value_of,
-    where,
 )
 from dllmc.passes._sequence import SequenceAxes, analyse
+from dllmc.passes._tables import constant_value, table_values
 from dllmc.spec import NotPositionWiseError
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
+    from torch import Tensor
+    from torch.fx import GraphModule, Node
 
-# Two lengths at which a table must agree on what it holds for the first positions; odd and
-# coprime, so that no scaling by the length can hide.
-_SHORT, _LONG = 7, 11
+# Odd, so that no row stands where its mirror image does.
+_PROOF_LENGTH = 7
 
 
 class Positionalise(GraphPass):
@@ -39,11 +39,12 @@ class Positionalise(GraphPass):
         f(tokens[B, W], positions[B, W]); y = rotary(q, cos_table[positions], ...)
 
     Two proofs: the sequence-axis analysis of `_sequence.py`, and an execution in which, with
-    the outputs of attention held fixed, changing one token changes no other row.
+    the outputs of attention held fixed, changing one token changes no other row, and a sequence
+    computes in a batch what it computes alone.
 
     Raises:
-        NotPositionWiseError: Something outside attention mixes positions, or a table depends on
-            the length of the canvas.
+        NotPositionWiseError: Something outside attention mixes positions or sequences, or a
+            table depends on the length of the canvas.
     """
 
     name = "positionalise"
@@ -52,78 +53,55 @@ class Positionalise(GraphPass):
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         tokens = next(node for node in module.graph.nodes if node.op == "placeholder")
         axes = analyse(module.graph, tokens)
-        prove_rows_independent(module)
+        longest = context.spec.max_length
+        _fold_constants(module, axes, longest)
         positions = add_placeholder(module, "positions")
-        gathered: dict[tuple[Node, int, int], Node] = {}
+        gathered: dict[tuple[Node, int, int, int], Node] = {}
+        tables: set[Node] = set()
         for consumer, table in axes.meetings:
-            rank = _consumer_rank(consumer)
-            axis = axes.tables[table] + rank - value_of(table).dim()
-            key = (table, rank, axis)
-            if key not in gathered:
-                gathered[key] = _gather(module, table, rank, axis, positions, context, axes)
-            consumer.replace_input_with(table, gathered[key])
-        for node, axis in axes.axis.items():
-            node.meta["sequence_axis"] = axis
-        for (_, _, axis), node in gathered.items():
-            node.meta["sequence_axis"] = axis
-        return len(gathered)
+            place = (int(value_of(consumer).dim()), axes.batch_axis[consumer], axes.axis[consumer])
+            if (table, *place) not in gathered:
+                values = table_values(module, table, axes.tables[table], longest)
+                gathered[table, *place] = _gather(module, table, values, *place, positions)
+            consumer.replace_input_with(table, gathered[table, *place])
+            tables.add(table)
+        for node in axes.axis:
+            node.meta["sequence_axis"] = axes.axis[node]
+            node.meta["batch_axis"] = axes.batch_axis[node]
+        for (_, _, batch_axis, axis), node in gathered.items():
+            node.meta["sequence_axis"], node.meta["batch_axis"] = axis, batch_axis
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        prove_rows_independent(module, min(_PROOF_LENGTH, longest))
+        return len(tables)
 
 
-def _consumer_rank(consumer: Node) -> int:
-    return int(value_of(consumer).dim())
+def _fold_constants(module: GraphModule, axes: SequenceAxes, max_length: int) -> None:
+    for node in dict.fromkeys(axes.constants):
+        value = constant_value(module, node, max_length)
+        if value is not None:
+            replace(node, add_buffer(module, f"constant_{node.name}", value, node))
 
 
 def _gather(
     module: GraphModule,
     table: Node,
+    values: Tensor,
     rank: int,
+    batch_axis: int,
     axis: int,
     positions: Node,
-    context: PassContext,
-    axes: SequenceAxes,
 ) -> Node:
-    """`table` at `positions`, shaped for a consumer of `rank` with its sequence on `axis`."""
-    values = _evaluate(module, table, context.spec.max_length)
-    for length in (_SHORT, _LONG):
-        if length <= context.spec.max_length:
-            prefix = values.narrow(axes.tables[table], 0, length)
-            if not torch.equal(_evaluate(module, table, length), prefix):
-                raise NotPositionWiseError(
-                    f"the table {where(table)} changes with the canvas length; a partial "
-                    "evaluation has no single length"
-                )
+    """`values` at `positions`, shaped for a consumer of `rank` with batch and sequence there."""
     values = values.reshape([1] * (rank - values.dim()) + list(values.shape))
-    if values.shape[0] != 1:
-        raise NotPositionWiseError(f"{where(table)} differs between sequences of a batch")
-    rows = values.select(0, 0).movedim(axis - 1, 0).contiguous()
+    rows = values.select(batch_axis, 0).movedim(axis - (batch_axis < axis), 0).contiguous()
     before = first_after_placeholders(module)
     constant = add_buffer(module, f"table_{table.name}", rows, before)
+    others = iter(range(2, rank))
+    order = [0 if i == batch_axis else 1 if i == axis else next(others) for i in range(rank)]
     with module.graph.inserting_before(before):
         picked = module.graph.call_function(aten.index.Tensor, (constant, [positions]))
-        order = [0, *range(2, axis + 1), 1, *range(axis + 1, rank)]
         return module.graph.call_function(aten.permute.default, (picked, order))
-
-
-def _evaluate(module: GraphModule, table: Node, length: int) -> torch.Tensor:
-    """The table for one sequence of `length`."""
-    known: dict[Node, Any] = {}
-
-    def run(node: Node) -> Any:
-        if node in known:
-            return known[node]
-        if node.op == "get_attr":
-            known[node] = get_tensor(module, node)
-        elif node.op == "placeholder":
-            known[node] = torch.zeros(1, length, dtype=torch.int64)
-        else:
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), run)
-            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return known[node]
-
-    with torch.no_grad():
-        result = run(table)
-    assert isinstance(result, torch.Tensor)
-    return result
 
 
 class _HeldAttention(Interpreter):
@@ -131,7 +109,7 @@ class _HeldAttention(Interpreter):
 
     def __init__(self, module: GraphModule) -> None:
         super().__init__(module)
-        self.held: dict[Node, torch.Tensor] = {}
+        self.held: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> Any:
         if n in self.held:
@@ -142,30 +120,49 @@ class _HeldAttention(Interpreter):
         return result
 
 
-def prove_rows_independent(module: GraphModule) -> None:
-    """With attention held fixed, changing one token must change no other row of the output.
+def prove_rows_independent(module: GraphModule, length: int = _PROOF_LENGTH) -> None:
+    """Run a graph of tokens and positions, and look for what must not be.
+
+    Args:
+        module: The graph, `tokens` and `positions` `[B, W]` -> logits `[B, W, V]`.
+        length: Rows to run.
 
     Raises:
-        NotPositionWiseError: It does.
+        NotPositionWiseError: With attention held fixed, changing one token changes another row;
+            or a sequence computes something else in a batch than alone.
     """
+    device = device_of(module)
     # Ids under 2 exist in every vocabulary, so that the check needs nothing of the model.
-    tokens = torch.arange(2 * _SHORT).reshape(2, _SHORT) % 2
+    order = torch.arange(length, device=device)
+    tokens = torch.stack((order % 2, (order // 2) % 2, order % 2))
+    positions = order.expand_as(tokens)
     changed = tokens.clone()
-    row = _SHORT // 2
+    row = length // 2
     changed[:, row] = 1 - changed[:, row]
     runner = _HeldAttention(module)
     with torch.no_grad():
-        before, after = (_tensor(runner.run(given)) for given in (tokens, changed))
-    others = [i for i in range(_SHORT) if i != row]
-    # Matrix products may round differently for other rows' sake, never by more than this.
-    if not torch.allclose(before[:, others], after[:, others], rtol=1e-4, atol=1e-5):
+        before, after = (_tensor(runner.run(given, positions)) for given in (tokens, changed))
+        alone = _tensor(Interpreter(module).run(tokens[:1], positions[:1]))
+    others = [i for i in range(length) if i != row]
+    if not _close(before[:, others], after[:, others]):
         raise NotPositionWiseError(
             "changing one token changes other rows although attention is held fixed: something "
             "outside attention mixes positions"
         )
+    if not (_close(before[:1], alone) and _close(before[2:], alone)):
+        raise NotPositionWiseError(
+            "a sequence computes something else in a batch than alone: something mixes sequences"
+        )
 
 
-def _tensor(result: Any) -> torch.Tensor:
+def _close(one: Tensor, other: Tensor) -> bool:
+    # Matrix products may round differently for other rows' sake, never by more than this.
+    unit = torch.finfo(one.dtype).eps
+    scale = max(1.0, other.abs().max().item())
+    return bool(((one - other).abs() <= 128 * unit * scale).all())
+
+
+def _tensor(result: Any) -> Tensor:
     while isinstance(result, list | tuple):
         result = result[0]
     assert isinstance(result, torch.Tensor)

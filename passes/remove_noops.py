@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dllmc.passes._base import GraphPass, PassContext, Stage
-from dllmc.passes._graph import aten, casts_to, dtype_of, is_call
+from dllmc.passes._graph import argument, aten, casts_to, dtype_of, is_call
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -23,13 +23,18 @@ _IDENTITIES = (
     aten.detach.default,
     aten.lift_fresh_copy.default,
 )
+_TO_THE_END = 2**63 - 1
 
 
 class RemoveNoops(GraphPass):
-    """Before: `y = to(x, float32); z = contiguous(y)` with x float32. After: `x`."""
+    """Before: `y = to(x, float32); z = contiguous(y)` with x float32. After: `x`.
+
+    Copies may go because no operator of the graph changes its input (`compiler/capture.py`).
+    """
 
     name = "remove_noops"
     stage = Stage.CANONICALISE
+    optional = True
 
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context
@@ -49,10 +54,10 @@ def _is_identity(node: Node) -> bool:
     if is_call(node, *_IDENTITIES):
         return True
     if is_call(node, aten.dropout.default):
-        return node.args[1] == 0 or not node.args[2]
+        return argument(node, "p") == 0 or not argument(node, "train")
     if casts_to(node) is not None:
-        return dtype_of(node) == dtype_of(node.args[0])  # type: ignore[arg-type]
+        return dtype_of(node) == dtype_of(node.args[0])
     if is_call(node, aten.slice.Tensor):
-        start, end, step = (list(node.args) + [None, 2**63 - 1, 1][len(node.args) - 2 :])[2:5]
-        return start in (None, 0) and end in (None, 2**63 - 1) and step == 1
+        start, end, step = (argument(node, name) for name in ("start", "end", "step"))
+        return start in (None, 0) and end in (None, _TO_THE_END) and step == 1
     return False

@@ -1,0 +1,269 @@
+"""For each operator, where the sequence axis of its result is.
+
+A rule returns that axis, or None if the operator mixes positions or sequences. Operators that
+torch marks as pointwise need no entry.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import Node
+
+from dllmc.kernels import canonical
+from dllmc.passes._graph import argument, aten, expression, is_call, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dllmc.passes._sequence import SequenceAxes
+
+    Rule = Callable[[Node, SequenceAxes], int | None]
+
+
+def _rank(node: Any) -> int:
+    return int(value_of(node).dim())
+
+
+def _first(node: Node) -> Node:
+    source = node.args[0]
+    assert isinstance(source, Node)
+    return source
+
+
+def _dim(dim: Any, rank: int) -> int:
+    return int(dim) % rank
+
+
+def _only_data_is_dependent(node: Node, found: SequenceAxes) -> bool:
+    data = _first(node)
+    return data in found.axis and all(
+        source is data or source not in found.axis for source in node.all_input_nodes
+    )
+
+
+def _pointwise(node: Node, found: SequenceAxes) -> int | None:
+    rank = _rank(node)
+    aligned = {
+        axes[source] + rank - _rank(source)
+        for axes in (found.axis, found.tables)
+        for source in node.all_input_nodes
+        if axes.get(source, -1) >= 0
+    }
+    return aligned.pop() if len(aligned) == 1 else None
+
+
+def _same(node: Node, found: SequenceAxes) -> int | None:
+    return found.axis[_first(node)] if _only_data_is_dependent(node, found) else None
+
+
+def _first_decides(node: Node, found: SequenceAxes) -> int | None:
+    """The other tensor gives no more than a dtype."""
+    return found.axis.get(_first(node))
+
+
+def _rotary(node: Node, found: SequenceAxes) -> int | None:
+    axis = _pointwise(node, found)
+    return axis if axis != _rank(node) - 1 else None
+
+
+def _embedding(node: Node, found: SequenceAxes) -> int | None:
+    indices = argument(node, "indices")
+    return found.axis[indices] if _first(node) not in found.axis else None
+
+
+def _last_axis_free(node: Node, found: SequenceAxes) -> int | None:
+    if not _only_data_is_dependent(node, found):
+        return None
+    axis = found.axis[_first(node)]
+    return axis if axis != _rank(_first(node)) - 1 else None
+
+
+def _normalised(node: Node, found: SequenceAxes) -> int | None:
+    if not _only_data_is_dependent(node, found):
+        return None
+    axis, shape = found.axis[_first(node)], argument(node, "normalized_shape")
+    return axis if axis < _rank(_first(node)) - len(shape) else None
+
+
+def _matmul(node: Node, found: SequenceAxes) -> int | None:
+    if not _only_data_is_dependent(node, found):
+        return None
+    axis, rank = found.axis[_first(node)], _rank(_first(node))
+    if axis == rank - 1:
+        return None
+    return axis + (_rank(node) - rank if _rank(node.args[1]) > 1 else 0)
+
+
+def _einsum(node: Node, found: SequenceAxes) -> int | None:
+    """One token-dependent operand, whose batch and sequence letters pass through untouched."""
+    equation, parts = argument(node, "equation"), list(argument(node, "tensors"))
+    if not isinstance(equation, str) or "->" not in equation or "." in equation:
+        return None
+    inputs, output = equation.replace(" ", "").split("->")
+    letters = inputs.split(",")
+    dependent = [index for index, part in enumerate(parts) if part in found.axis]
+    if len(dependent) != 1:
+        return None
+    data = dependent[0]
+    own = [letters[data][axes[parts[data]]] for axes in (found.axis, found.batch_axis)]
+    elsewhere = "".join(word for index, word in enumerate(letters) if index != data)
+    if any(letter in elsewhere or letter not in output for letter in own):
+        return None
+    return output.index(own[0])
+
+
+def _reduction(node: Node, found: SequenceAxes) -> int | None:
+    if not _only_data_is_dependent(node, found):
+        return None
+    axis, rank = found.axis[_first(node)], _rank(_first(node))
+    dims = argument(node, "dim")
+    if dims is None or dims == []:
+        return None
+    reduced = {_dim(d, rank) for d in (dims if isinstance(dims, list | tuple) else [dims])}
+    if axis in reduced:
+        return None
+    value = value_of(node)
+    kept = value[0] if isinstance(value, list | tuple) else value
+    return axis if kept.dim() == rank else axis - sum(d < axis for d in reduced)
+
+
+def _along(node: Node, found: SequenceAxes) -> int | None:
+    """Operators that work along one axis and keep the rank: softmax, slice, chunk, topk..."""
+    if not _only_data_is_dependent(node, found) or argument(node, "dim") is None:
+        return None
+    data, dim = _first(node), _dim(argument(node, "dim"), _rank(_first(node)))
+    return found.axis[data] if dim not in (found.axis[data], found.batch_axis[data]) else None
+
+
+def _removes_axis(node: Node, found: SequenceAxes) -> int | None:
+    axis, dim = found.axis[_first(node)], _dim(argument(node, "dim"), _rank(_first(node)))
+    return None if dim == axis else axis - (dim < axis)
+
+
+def _transpose(node: Node, found: SequenceAxes) -> int | None:
+    first, second = (_dim(d, _rank(node)) for d in node.args[1:3])
+    axis = found.axis[_first(node)]
+    return {first: second, second: first}.get(axis, axis)
+
+
+def _permute(node: Node, found: SequenceAxes) -> int | None:
+    dims = [_dim(d, _rank(node)) for d in argument(node, "dims")]
+    return dims.index(found.axis[_first(node)])
+
+
+def _unsqueeze(node: Node, found: SequenceAxes) -> int | None:
+    axis, dim = found.axis[_first(node)], _dim(argument(node, "dim"), _rank(node))
+    return axis + (dim <= axis)
+
+
+def _view(node: Node, found: SequenceAxes) -> int | None:
+    """The same number of elements before the axis, and in it: then it is the same axis."""
+    before, after = value_of(_first(node)).shape, value_of(node).shape
+    axis = found.axis[_first(node)]
+    leading = _product(before[:axis])
+    for new, size in enumerate(after):
+        if expression(size) == found.length and _product(after[:new]) == leading:
+            return new
+    return None
+
+
+def _product(sizes: Iterable[Any]) -> Any:
+    total: Any = 1
+    for size in sizes:
+        total = total * expression(size)
+    return total
+
+
+def _expand(node: Node, found: SequenceAxes) -> int | None:
+    return found.axis[_first(node)] + _rank(node) - _rank(_first(node))
+
+
+def _join(node: Node, found: SequenceAxes) -> int | None:
+    parts: Any = node.args[0]
+    axes = {found.axis.get(part, found.tables.get(part, -1)) for part in parts}
+    axis = axes.pop()
+    dim = _dim(argument(node, "dim"), _rank(node))
+    if axes or axis < 0:
+        return None
+    if is_call(node, aten.stack.default):
+        tables = any(part in found.tables for part in parts)
+        return None if tables else axis + (dim <= axis)
+    return axis if dim != axis else None
+
+
+def _attention(node: Node, found: SequenceAxes) -> int | None:
+    sources: Any = node.args[:3]
+    placed = {(found.batch_axis.get(s, -1), found.axis.get(s, -1)) for s in sources}
+    return 2 if placed == {(0, 2)} else None
+
+
+_RULES: dict[Any, Rule] = {
+    operator.getitem: _same,
+    aten.embedding.default: _embedding,
+    aten.linear.default: _last_axis_free,
+    aten.einsum.default: _einsum,
+    aten.type_as.default: _first_decides,
+    canonical("rms_norm"): _last_axis_free,
+    canonical("rotary"): _rotary,
+    canonical("swiglu"): _pointwise,
+    canonical("attention"): _attention,
+    aten.layer_norm.default: _normalised,
+    aten.rms_norm.default: _normalised,
+    aten.matmul.default: _matmul,
+    aten.transpose.int: _transpose,
+    aten.permute.default: _permute,
+    aten.unsqueeze.default: _unsqueeze,
+    aten.cat.default: _join,
+    aten.stack.default: _join,
+    aten.expand.default: _expand,
+}
+_RULES |= dict.fromkeys(
+    (
+        aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.full_like.default,
+        aten.zeros_like.default, aten.ones_like.default,
+    ),
+    _same,
+)  # fmt: skip
+_RULES |= dict.fromkeys(
+    (
+        aten.view.default, aten.reshape.default, aten._unsafe_view.default,
+        aten.flatten.using_ints, aten.unflatten.int,
+    ),
+    _view,
+)  # fmt: skip
+_RULES |= dict.fromkeys(
+    (
+        aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.slice.Tensor,
+        aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default,
+        aten.cumsum.default, aten.topk.default,
+        aten.repeat_interleave.self_int, aten.narrow.default, aten.glu.default,
+    ),
+    _along,
+)  # fmt: skip
+_RULES |= dict.fromkeys(
+    (
+        aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
+        aten.argmax.default, aten.argmin.default, aten.logsumexp.default, aten.max.dim,
+        aten.min.dim, aten.var.correction, aten.linalg_vector_norm.default,
+    ),
+    _reduction,
+)  # fmt: skip
+_RULES |= dict.fromkeys((aten.select.int, aten.squeeze.dim, aten.unbind.int), _removes_axis)
+
+READS_SIZES: tuple[Rule, ...] = (_view, _expand)
+"""Rules under which a size may be an argument: it is the shape of the result, and is checked."""
+
+READS_TABLES: tuple[Rule, ...] = (_pointwise, _rotary, _join)
+"""Rules under which a table keeps its meaning when it is gathered by position."""
+
+
+def rule_of(node: Node) -> Rule | None:
+    """The rule of a node's operator, or None if there is none."""
+    if node.target in _RULES:
+        return _RULES[node.target]
+    if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
+        return _pointwise
+    return None
