@@ -36,6 +36,16 @@ def notes() -> Console:
     return Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """Print a line of the result as it is: no markup, no wrapping."""
+    output().print(text, markup=False, soft_wrap=True, style=style)
+
+
+def remark(text: str) -> None:
+    """Print a line beside the result."""
+    notes().print(text, markup=False, soft_wrap=True, style="dim")
+
+
 def status(message: str) -> AbstractContextManager[object]:
     """A spinner with `message`, on a terminal."""
     console = notes()

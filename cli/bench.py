@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dllmc.cli._config import describe
-from dllmc.cli._console import output, print_json, progress, table
+from dllmc.cli._console import output, print_json, progress, say, table
 from dllmc.cli._subject import open_engine, response_length, task_name
 from dllmc.spec import UsageError
 
@@ -71,12 +71,11 @@ def command(
     if json:
         print_json(_json(engine, measured, choice.record, choice.match))
         return
-    console = output()
-    console.print(f"{engine.name}, {engine.numerics}, {engine.hardware.id}", markup=False)
-    console.print(f"{prompts} prompts, batch {batch}, {length} new tokens, {rounds} rounds\n")
-    console.print(_rates(measured))
-    console.print(f"\nauto is {choice.match}: {describe(choice.config)}\n", markup=False)
-    console.print(_steps(measured))
+    say(f"{engine.name}, {engine.numerics}, {engine.hardware.id}")
+    say(f"{prompts} prompts, batch {batch}, {length} new tokens, {rounds} rounds\n")
+    output().print(_rates(measured))
+    say(f"\nauto is {choice.match}: {describe(choice.config)}\n")
+    output().print(_steps(measured))
 
 
 def _prompts(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dllmc.cli._console import notes, output, print_json, progress, table
+from dllmc.cli._console import output, print_json, progress, remark, say, table
 from dllmc.cli._subject import DTYPES, read_dtype
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def command(
         return
     output().print(pass_table([dataclasses.asdict(result) for result in compiled.report]))
     verified = ", every pass verified in float64" if verify else ""
-    output().print(f"\nwrote {path}: {package.name}, {package.dtype}{verified}", markup=False)
-    notes().print(_REMARKS[package.backend], markup=False, style="dim")
+    say(f"\nwrote {path}: {package.name}, {package.dtype}{verified}")
+    remark(_REMARKS[package.backend])
 
 
 def compile_with_progress(

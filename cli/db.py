@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dllmc.cli._config import describe
-from dllmc.cli._console import output, print_json, table
+from dllmc.cli._console import output, print_json, say, table
 from dllmc.cli._group import Group
 
 if TYPE_CHECKING:
@@ -58,10 +58,9 @@ def show(
     if json:
         print_json(item.record.to_json())
         return
-    console = output()
-    console.print(f"{item.path} ({item.layer})", markup=False, style="dim", soft_wrap=True)
-    console.print(describe(DecodingConfig(**item.record.config)), markup=False)
-    console.print_json(json_module.dumps(item.record.to_json()))
+    say(f"{item.path} ({item.layer})", style="dim")
+    say(describe(DecodingConfig(**item.record.config)))
+    output().print_json(json_module.dumps(item.record.to_json()))
 
 
 @app.command()
@@ -76,7 +75,7 @@ def export(
     store = _open(db)
     chosen = [find_record([store], name).record for name in records or ()] or store.records()
     count = export_records(chosen, path)
-    output().print(f"wrote {count} records to {path}", markup=False)
+    say(f"wrote {count} records to {path}")
 
 
 @app.command("import")
@@ -89,13 +88,9 @@ def import_(
 
     store = _open(db)
     done = import_records(store, path)
-    console = output()
-    console.print(
-        f"{len(done.written)} records written to {store.root}, {len(done.kept)} kept",
-        markup=False,
-    )
+    say(f"{len(done.written)} records written to {store.root}, {len(done.kept)} kept")
     for problem in done.skipped:
-        console.print(f"skipped: {problem}", markup=False, soft_wrap=True)
+        say(f"skipped: {problem}")
 
 
 @app.command()
@@ -105,13 +100,12 @@ def verify(db: _Database = None) -> None:
 
     store = _open(db)
     problems = problems_of(store)
-    console = output()
     for problem in problems:
-        console.print(problem, markup=False, soft_wrap=True)
+        say(problem)
     if problems:
-        console.print(f"{len(problems)} problems in {store.root}", markup=False)
+        say(f"{len(problems)} problems in {store.root}")
         raise typer.Exit(1)
-    console.print(f"{store.root}: {len(store.records())} records, nothing wrong", markup=False)
+    say(f"{store.root}: {len(store.records())} records, nothing wrong")
 
 
 def _open(db: str | None) -> Store:

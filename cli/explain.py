@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllmc.cli._console import output, print_json, table
+from dllmc.cli._console import output, print_json, say, table
 from dllmc.cli._subject import is_artifact
 from dllmc.cli.compile import compile_with_progress, pass_table
 from dllmc.spec import UsageError, nearest
@@ -55,13 +55,12 @@ def command(
     if json:
         print_json({"passes": found.passes, "operators": found.operators})
         return
-    console = output()
     if graph is not None:
-        console.print(found.listings[graph], markup=False, soft_wrap=True)
+        say(found.listings[graph])
         return
-    console.print(pass_table(found.passes))
-    console.print()
-    console.print(_operator_table(found.operators))
+    output().print(pass_table(found.passes))
+    say("")
+    output().print(_operator_table(found.operators))
 
 
 def _of_artifact(path: str) -> Explanation:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dllmc.cli import _decode
 from dllmc.cli._config import HELP, describe
-from dllmc.cli._console import output, print_json, table
+from dllmc.cli._console import output, print_json, say, table
 from dllmc.cli._decode import Request
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def command(
     console = output()
     for index, prompt in enumerate(request.prompts):
         _print_answer(console, prompt, decoded, index)
-    print_choice(console, decoded.choice)
+    print_choice(decoded.choice)
 
 
 def _json(decoded: Decoded, index: int) -> dict[str, Any]:
@@ -84,12 +84,12 @@ def _print_answer(console: Console, prompt: str | list[int], decoded: Decoded, i
     console.print(line)
 
 
-def print_choice(console: Console, choice: Choice) -> None:
+def print_choice(choice: Choice) -> None:
     """Say which record is in force and why."""
     if choice.record is not None:
         said = f"record {choice.record}, match {choice.match}"
     else:
         said = {"GIVEN": "the configuration given"}.get(choice.match, "SAFE, as no record applies")
-    console.print(f"decoded with {said}: {describe(choice.config)}", markup=False)
+    say(f"decoded with {said}: {describe(choice.config)}")
     for reason in choice.reasons:
-        console.print(f"  {reason}", markup=False, style="dim")
+        say(f"  {reason}", style="dim")

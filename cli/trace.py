@@ -63,7 +63,7 @@ def command(
     console.print(_events(decoded, events, start))
     console.print("\nthe response, coloured and numbered by evaluation:")
     console.print(_strip(decoded, events))
-    print_choice(console, decoded.choice)
+    print_choice(decoded.choice)
 
 
 def _json(decoded: Decoded, events: Sequence[CommitEvent], start: int) -> dict[str, object]:

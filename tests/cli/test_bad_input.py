@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+QUOTA = (
+    '{"schedule": {"kind": "blocks", "block_length": 8}, "commit": {"kind": "quota", "steps": 5}}'
+)
+# The arguments, the exit status, and what the one line must say: the value and the remedy.
+CASES = {
+    "unknown model": ("compile nope -o OUT", 2, ["`nope`", "checkpoint folder's path"]),
+    "model with a typo": ("generate embeded a", 2, ["`embeded`", "did you mean `embedded`?"]),
+    "unknown artifact": ("generate nope.dllm a", 1, ["`nope.dllm`", "`dllmc compile` makes one"]),
+    "task with a typo": ("generate ART a --task copi", 2, ["`copi`", "did you mean `copy`?"]),
+    "uneven quota": (
+        ["generate", "ART", "sort: a", "--config", QUOTA],
+        2,
+        ["`commit.steps`=5", "4 blocks", "use 4 or 8"],
+    ),
+    "threshold of 1.5": (
+        [
+            "generate",
+            "ART",
+            "a",
+            "--config",
+            '{"commit": {"kind": "threshold", "threshold": 1.5}}',
+        ],
+        2,
+        ["`commit.threshold`=1.5", "less than or equal to 1"],
+    ),
+    "kind with a typo": (
+        ["generate", "ART", "a", "--config", '{"cache": {"kind": "dul"}}'],
+        2,
+        ["'dul'", "did you mean `dual`?"],
+    ),
+    "config that is no file": ("generate ART a --config nope.json", 2, ["`nope.json`", "give"]),
+    "config that is not JSON": ("generate ART a --config {", 2, ["is not JSON"]),
+    "empty prompt": (["generate", "ART", ""], 2, ["empty", "give at least one token"]),
+    "empty ids": (["generate", "ART", "--token-ids", ""], 2, ["empty", "at least one token"]),
+    "no prompt": ("generate ART", 2, ["there is no prompt", "--token-ids 5,17,3"]),
+    "ids that are none": ("generate ART --token-ids 5,x", 2, ["'5,x'", "write 5,17,3"]),
+    "prompt beyond its slots": (
+        ["generate", "ART", " ".join("a" * 40)],
+        2,
+        ["40 tokens", "32 prompt slots", "shorten it"],
+    ),
+    "response beyond the model": (
+        ["generate", "ART", "a", "--max-new-tokens", "33"],
+        2,
+        ["`max_new_tokens`=33", "maximum of 64", "at most 32"],
+    ),
+    "mask in the ids": (
+        "generate ART --token-ids 5,1,3",
+        2,
+        ["mask token 1 at position 1", "remove it"],
+    ),
+    "mask in the text": (["generate", "ART", "a <|mdm_mask|>"], 2, ["the mask token 1"]),
+    "unknown letter": (["generate", "ART", "copy: é"], 2, ["'é'", "leave it out"]),
+    "unknown back end": ("generate ART a --backend indctor", 2, ["'indctor'", "`inductor`?"]),
+    "unknown engine": ("generate ART a --engine refrence", 2, ["'refrence'", "`reference`?"]),
+    "unknown dtype": ("compile MODEL -o OUT --dtype floot32", 2, ["'floot32'", "`float32`?"]),
+    "artifact for the reference": (
+        "generate ART a --engine reference",
+        2,
+        ["is an artifact", "compiled from"],
+    ),
+    "graph that an artifact lacks": ("explain ART --graph before", 2, ["give the model"]),
+    "two prompts to trace": ("trace ART a --token-ids 5", 2, ["not both"]),
+    "no rounds": ("bench ART --rounds 0", 2, ["`--rounds`=0", "at least 1"]),
+    "output in the way": ("compile MODEL -o MODEL", 1, ["is no artifact", "another path"]),
+    "unknown record": ("db show 123", 1, ["`123`", "there are none"]),
+    "unknown command": ("genrate ART a", 2, ["`genrate`", "did you mean `generate`?"]),
+    "unknown option": ("generate ART a --confg auto", 2, ["--confg", "--config"]),
+    "missing argument": ("generate", 2, ["ART"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_refused_in_one_line_and_changes_no_file(
+    case: str, dllmc: Callable, hashes: Callable, checkpoint: Path, artifact: Path, tmp_path: Path
+) -> None:
+    arguments, status, said = CASES[case]
+    paths = {"ART": artifact, "MODEL": checkpoint, "OUT": tmp_path / "out.dllm"}
+    before = hashes(artifact, checkpoint, tmp_path)
+    words = arguments.split() if isinstance(arguments, str) else arguments
+    ran = dllmc(*(paths.get(word, word) for word in words))
+    assert (ran.status, ran.out) == (status, "")
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    assert not [text for text in said if text not in ran.err], ran.err
+    assert hashes(artifact, checkpoint, tmp_path) == before
+
+
+@pytest.fixture
+def refused(dllmc: Callable, hashes: Callable, tmp_path: Path) -> Callable[..., str]:
+    """Run what must fail with status 1 and change nothing; the line that it says."""
+
+    def run(*arguments: object) -> str:
+        before = hashes(tmp_path)
+        ran = dllmc(*arguments)
+        assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1), ran
+        assert hashes(tmp_path) == before
+        return ran.err
+
+    return run
+
+
+def test_an_artifact_of_another_version_is_refused(
+    refused: Callable[..., str], artifact: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(artifact, tmp_path / "other.dllm")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
+    said = refused("generate", other, "a")
+    assert f"`{other}` has artifact format 99" in said
+    assert "compile again" in said
+
+
+def test_an_artifact_whose_weights_changed_is_refused(
+    refused: Callable[..., str], artifact: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(artifact, tmp_path / "other.dllm")
+    weights = other / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    said = refused("generate", other, "a")
+    assert str(weights) in said
+    assert "compile again" in said
+
+
+def test_a_corrupted_checkpoint_is_refused(
+    refused: Callable[..., str], checkpoint: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    said = refused("compile", other, "-o", tmp_path / "out.dllm")
+    assert str(weights) in said
+    assert "download it again" in said
+
+
+@pytest.mark.parametrize("command", [("db", "list"), ("db", "verify"), ("generate", "ART", "a")])
+def test_a_database_of_a_newer_version_is_refused(
+    refused: Callable[..., str], artifact: Path, own_database: Path, command: tuple[str, ...]
+) -> None:
+    own_database.mkdir()
+    manifest = {"format": "dllmc tuning database", "version": 99}
+    (own_database / "manifest.json").write_text(json.dumps(manifest))
+    said = refused(*(artifact if word == "ART" else word for word in command))
+    assert f"{own_database} is of version 99" in said
+    assert "update dllmc" in said
+
+
+def test_a_broken_configuration_file_is_named(
+    dllmc: Callable, artifact: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"temprature": 1}')
+    ran = dllmc("generate", artifact, "a", "--config", path)
+    assert ran.status == 2
+    assert ran.err == f"error: {path}: `temprature` is not a known field\n"

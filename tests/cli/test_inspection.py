@@ -1,0 +1,112 @@
+"""`explain`, `trace`, `bench` and `doctor`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_explain_counts_operators_before_and_after(dllmc: Callable, checkpoint: Path) -> None:
+    found = dllmc("explain", checkpoint, "--json").json
+    before, after = found["operators"]["before"], found["operators"]["after"]
+    assert before["aten.scaled_dot_product_attention.default"] == 2
+    assert before["aten.linear.default"] == 15
+    assert sum(count for name, count in after.items() if ".linear." in name) == 9
+    assert [name for name in after if "cached_attention" in name]
+    assert "aten.scaled_dot_product_attention.default" not in after
+    matched = {entry["name"]: (entry["matched"], entry["expected"]) for entry in found["passes"]}
+    assert matched["match_attention"] == (2, 2)
+
+
+def test_explain_knows_of_an_artifact_what_was_stored(
+    dllmc: Callable, checkpoint: Path, artifact: Path
+) -> None:
+    model, stored = (dllmc("explain", of, "--json").json for of in (checkpoint, artifact))
+    assert list(stored["operators"]) == ["after"]
+    assert stored["operators"]["after"] == model["operators"]["after"]
+    assert [entry["matched"] for entry in stored["passes"]] == [
+        entry["matched"] for entry in model["passes"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("side", "operator"), [("before", "scaled_dot_product_attention"), ("after", "dllmc.")]
+)
+def test_explain_prints_either_graph(
+    dllmc: Callable, checkpoint: Path, side: str, operator: str
+) -> None:
+    ran = dllmc("explain", checkpoint, "--graph", side)
+    assert ran.out.startswith("graph():")
+    assert operator in ran.out
+
+
+def test_trace_shows_every_token_once_with_its_evaluation(dllmc: Callable, artifact: Path) -> None:
+    config = json.dumps(
+        {
+            "schedule": {"kind": "blocks", "block_length": 4},
+            "commit": {"kind": "quota", "steps": 4},
+            "stop": {"kind": "length"},
+        }
+    )
+    arguments = ("trace", artifact, "sort: a", "--max-new-tokens", 8, "--config", config)
+    found = dllmc(*arguments, "--json").json
+    assert found["response_start"] == 32
+    assert [step["nfe"] for step in found["trace"]] == [1, 2, 3, 4]
+    assert [step["rows"] for step in found["trace"]] == [[0, 40], [32, 36], [0, 40], [36, 40]]
+    assert [len(step["tokens"]) for step in found["trace"]] == [2, 2, 2, 2]
+    tokens = {
+        position: token
+        for step in found["trace"]
+        for position, token in zip(step["positions"], step["tokens"], strict=True)
+    }
+    assert [tokens[position] for position in range(32, 40)] == found["tokens"]
+
+    shown = dllmc(*arguments).out.splitlines()
+    assert shown[0].split() == ["evaluation", "rows", "committed", "at", "tokens"]
+    assert [line.split()[:3] for line in shown[1:5]] == [
+        ["1", "40", "2"],
+        ["2", "4", "2"],
+        ["3", "40", "2"],
+        ["4", "4", "2"],
+    ]
+
+
+def test_bench_times_three_configurations_in_every_round(dllmc: Callable, artifact: Path) -> None:
+    arguments = ("bench", artifact, "--rounds", 2, "--prompts", 2, "--batch", 2)
+    found = dllmc(*arguments, "--task", "copy", "--max-new-tokens", 8, "--json").json
+    timed = found["configurations"]
+    assert list(timed) == ["QUALITY_REFERENCE", "SPEED_BASELINE", "auto"]
+    assert all(len(entry["tokens_per_second"]) == 2 for entry in timed.values())
+    assert all(rate > 0 for entry in timed.values() for rate in entry["tokens_per_second"])
+    assert found["match"] == "SAFE"
+    assert timed["auto"]["config"] == timed["QUALITY_REFERENCE"]["config"]
+    [steps] = timed["QUALITY_REFERENCE"]["steps"]
+    assert (steps["batch"], steps["rows"]) == (2, 40)
+    assert len(steps["seconds"]) <= 2 * 2 * 8
+
+
+def test_bench_without_a_task_decodes_random_tokens(dllmc: Callable) -> None:
+    ran = dllmc("bench", "random:llada-tiny", "--rounds", 1, "--prompts", 1, "--max-new-tokens", 4)
+    assert ran.status == 0, ran.err
+    assert "auto is SAFE: quota, cache none, blocks 32" in ran.out
+    assert "1 prompts, batch 1, 4 new tokens, 1 rounds" in ran.out
+
+
+def test_doctor_finds_torch_and_always_succeeds(
+    dllmc: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {entry["name"]: entry for entry in dllmc("doctor", "--json").json}
+    assert found["torch"]["state"] == "ok"
+    assert found["tuning database"]["found"].endswith("database: 0 records")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    ran = dllmc("doctor")
+    assert ran.status == 0
+    assert "install g++ for the inductor back end" in ran.out
+    assert "back ends that run here: eager\n" in ran.out
