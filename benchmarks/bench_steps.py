@@ -1,0 +1,98 @@
+"""Step latency against its floor: `python benchmarks/bench_steps.py [--models ...] [--rounds N]`.
+
+Per model and plan, interleaved in one run: the compiled step (Inductor, dynamic shapes), the
+same graph run eagerly, the floor (the step's matrix products alone, with packed weights, the
+linear ones and those of attention), and the model's plain full-canvas forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from _floor import product_runner
+from _measure import interleave, ratio, write_results
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import dllmc
+from dllmc.runtime.programs import EagerPrograms, InductorPrograms
+from dllmc.runtime.programs.base import example_inputs
+from dllmc.spec import StepPlan
+
+# Model, canvas length, and the rows of a refresh and of a window.
+PLANS = {
+    "embedded": [(64, 64, 8), (64, 8, 8), (64, 32, 32)],
+    "random:llada-7m": [(320, 320, 32), (320, 32, 32)],
+    "random:llada-60m": [(320, 320, 32), (320, 32, 32)],
+}
+
+
+def measure(model: str, rounds: int) -> list[dict[str, object]]:
+    """One row per plan of `model`."""
+    loaded = dllmc.load_model(model)
+    package = dllmc.compile(loaded).package
+    graph = package.graphs["greedy"]
+    device = torch.device("cpu")
+    inductor, eager = InductorPrograms(package, device), EagerPrograms(package)
+    rows: list[dict[str, object]] = []
+    for canvas, width, head_rows in PLANS[model]:
+        plan = StepPlan(batch=1, rows=width, head_rows=head_rows, slots=canvas)
+        inputs = example_inputs(graph, plan, device)
+        inputs["key_limit"].fill_(canvas)
+        tokens = torch.zeros(1, canvas, dtype=torch.int64)
+        timings = interleave(
+            {
+                "step": lambda: inductor.run(plan, inputs),
+                "floor": product_runner(graph, plan),
+                "linear floor": product_runner(graph, plan, attention=False),
+                "eager step": lambda: eager.run(plan, inputs),
+                "plain forward": lambda: loaded.module(tokens),
+            },
+            rounds=rounds,
+        )
+        row: dict[str, object] = {"model": model, "canvas": canvas, "rows": width}
+        for name, timing in timings.items():
+            row[name] = {
+                "median_ms": timing.median * 1e3,
+                "quartiles_ms": [q * 1e3 for q in timing.spread()],
+            }
+        for base in ("floor", "linear floor", "plain forward"):
+            row[f"step/{base}"] = ratio(timings["step"], timings[base])
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(PLANS), choices=list(PLANS))
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows: list[dict[str, object]] = []
+    with torch.no_grad(), Progress() as progress:
+        for model in progress.track(arguments.models, description="models"):
+            rows += measure(model, arguments.rounds)
+    table = Table(title=f"milliseconds per step, median (quartiles), {arguments.threads} threads")
+    names = ("step", "floor", "linear floor", "eager step", "plain forward")
+    for column in ("model", "canvas", "rows", *names, "step/floor", "step/linear floor"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in rows:
+        cells = [str(row[key]) for key in ("model", "canvas", "rows")]
+        cells += [_milliseconds(row[name]) for name in names]
+        cells += [f"{row[key][0]:.2f}" for key in ("step/floor", "step/linear floor")]  # type: ignore[index]
+        table.add_row(*cells)
+    Console(width=150).print(table)
+    print(f"written to {write_results(f'steps-{arguments.threads}-threads', rows)}")
+
+
+def _milliseconds(timing: object) -> str:
+    assert isinstance(timing, dict)
+    low, high = timing["quartiles_ms"]
+    return f"{timing['median_ms']:.2f} ({low:.2f}-{high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
