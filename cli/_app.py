@@ -14,6 +14,7 @@ from dllmc.cli import (
     explain,
     generate,
     trace,
+    tune,
 )
 from dllmc.cli._group import Group
 
@@ -45,7 +46,7 @@ def _options(
     """A compiler and auto-tuner for diffusion language models."""
 
 
-for module in (compile, generate, bench, explain, trace, doctor):
+for module in (compile, generate, tune, bench, explain, trace, doctor):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(db.app, name="db")
 

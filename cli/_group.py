@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from dllmc.spec import DllmcError, UsageError, nearest
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _USAGE = 2
 
 
@@ -31,7 +31,7 @@ class Group(TyperGroup):
         except Exception as error:
             if debug:
                 traceback.print_exc()
-            status = report(error)
+            status = report_error(error)
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
@@ -40,7 +40,7 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None:
@@ -49,7 +49,7 @@ class Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def report(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Say in one line what is wrong and return the exit status."""
     if isinstance(error, DllmcError):
         message, status = str(error), error.exit_code

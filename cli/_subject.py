@@ -39,12 +39,11 @@ def open_engine(
     """
     import dllmc
 
-    layers = None if database is None else [database]
     with status("opening the model"):
         if isinstance(subject, str) and is_artifact(subject):
-            return dllmc.load(subject, backend=backend, database=layers)
+            return dllmc.load(subject, backend=backend, database=database)
         compiled = dllmc.compile(subject, backend=backend or "eager")
-        engine: Engine = compiled.engine(database=layers)
+        engine: Engine = compiled.engine(database=database)
         return engine
 
 

@@ -18,6 +18,7 @@ app = typer.Typer(
     cls=Group, no_args_is_help=True, help="List, show, export, import and verify tuning records."
 )
 
+_ID_LENGTH = 24
 _Database = Annotated[
     str | None, typer.Option("--db", metavar="PATH", help="The database; the user's by default.")
 ]
@@ -39,6 +40,8 @@ def list_(
         return
     columns = ("batch", "tokens", "speed", "exact", "reference")
     shown = table("record", "task", "status", *columns, "layer", "hardware", right=columns)
+    shown.columns[0].no_wrap = True
+    shown.columns[0].min_width = _ID_LENGTH  # whole, to be copied
     for item in found:
         shown.add_row(*_row(item))
     output().print(shown if found else "no records; `dllmc tune` makes them")

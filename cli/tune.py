@@ -1,0 +1,105 @@
+"""`dllmc tune`: search, confirm and record how to decode a task on this machine."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dllmc.cli._console import output, print_json, say
+from dllmc.cli._subject import is_artifact, open_engine
+from dllmc.spec import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dllmc.autotune import TuningReport
+
+
+def command(
+    art: Annotated[str, typer.Argument(metavar="ART", help="An artifact, or a model.")],
+    task: Annotated[list[str], typer.Option(help="Name or JSONL file; may be repeated.")],
+    margin: Annotated[float, typer.Option(help="Loss of right answers allowed.")] = 0.02,
+    budget: Annotated[str, typer.Option(help="Time per task: 90s, 10m, 1.5h.")] = "10m",
+    trials: Annotated[int | None, typer.Option(help="Configurations at most.")] = None,
+    batch: Annotated[int, typer.Option(help="Prompts decoded together.")] = 16,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of search and prompts.")] = 0,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Narrow the search: commit=threshold,quota."),
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    db: Annotated[str | None, typer.Option(help="Where records go; the user's database.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="SQLite file of the search; next to the database.")
+    ] = None,
+    into_artifact: Annotated[
+        bool, typer.Option("--into-artifact", help="Put the records into ART too.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search how to decode TASK fast, and record what keeps its quality.
+
+    A job that was interrupted goes on where it stopped when the same command is given again.
+    """
+    if into_artifact and not is_artifact(art):
+        raise UsageError(
+            f"`--into-artifact` needs an artifact, and `{art}` is a model; compile it"
+        )
+    from dllmc import autotune
+    from dllmc.tasks import get_task
+
+    tasks = [get_task(name) for name in task]
+    engine = open_engine(art, backend=backend, database=db)
+    reports = []
+    for one in tasks:
+        report = autotune.tune(
+            engine,
+            one,
+            margin=margin,
+            budget=budget,
+            trials=trials,
+            db=db,
+            storage=storage,
+            batch=batch,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            space=_read_space(space or ()),
+        )
+        reports.append(report)
+        if not json:
+            output().print(report.render())
+        if into_artifact:
+            put_into_artifact(art, report)
+    if json:
+        print_json([report.to_json() for report in reports])
+    elif into_artifact:
+        say(f"{len(reports)} records put into {art}")
+
+
+def put_into_artifact(path: str, report: TuningReport) -> None:
+    """Write the record of `report` into the artifact at `path`."""
+    from dllmc.artifact import add_records
+
+    add_records(path, [json_module.loads(report.path.read_text(encoding="utf-8"))])
+
+
+def _read_space(words: Sequence[str]) -> dict[str, Any]:
+    """`commit=threshold,quota` as the search space takes it.
+
+    Raises:
+        UsageError: A word is not KEY=VALUE.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"`--space`={word!r} is not KEY=VALUE; write commit=threshold,quota")
+        try:
+            found[key] = json_module.loads(value)
+        except ValueError:
+            kinds = value.split(",")
+            found[key] = kinds if len(kinds) > 1 else value
+    return found
