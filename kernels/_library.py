@@ -70,6 +70,26 @@ def implement(
     return register
 
 
+def opaque(
+    signature: str, fake: Callable[..., Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as a helper that compilers must not look into.
+
+    Args:
+        signature: Name and schema.
+        fake: The same on shapes alone.
+    """
+    name = signature.partition("(")[0]
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _library.define(signature)
+        _library.impl(name, function, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
+        return function
+
+    return register
+
+
 def canonical(name: str) -> Overload:
     """The canonical overload `dllmc::name`."""
     return implementation(name, "default")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dllmc.kernels import (
+    canonical,
+    canonical_names,
+    default_implementations,
+    implementation,
+    implementations,
+)
+
+NAMES = (
+    "attention",
+    "cached_attention",
+    "gather_rows",
+    "head_statistics",
+    "linear",
+    "rms_norm",
+    "rotary",
+    "sampled_head_statistics",
+    "swiglu",
+)
+
+
+def test_every_operator_of_the_room_is_registered() -> None:
+    assert sorted(canonical_names()) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_implementations_have_the_signature_of_their_operator(name: str) -> None:
+    def signature(overload: torch._ops.OpOverload[..., object]) -> str:
+        return str(overload._schema).partition("(")[2]
+
+    assert "torch" in implementations(name)
+    for which in implementations(name):
+        assert signature(implementation(name, which)) == signature(canonical(name))
+
+
+def test_defaults_exist() -> None:
+    for device in ("cpu", "cuda"):
+        for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            for name, which in default_implementations(torch.device(device), dtype).items():
+                assert which in implementations(name)
