@@ -1,4 +1,4 @@
-"""What a graph computes from the sizes of its input alone: evaluation, and what must hold of it."""
+"""What a graph computes from the sizes of its input alone, and what must hold of it."""
 
 from __future__ import annotations
 
