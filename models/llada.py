@@ -120,6 +120,16 @@ class LLaDA(nn.Module):
         config = LLaDAConfig.parse(keys)
         return cls(config), config.spec()
 
+    def expected_matches(self) -> dict[str, int]:
+        """How often each compiler pass must match, so that none stops matching unnoticed."""
+        layers = self.config.n_layers
+        return {
+            "match_rms_norm": 2 * layers + 1,
+            "match_rotary": 2 * layers,
+            "match_swiglu": layers,
+            "merge_projections": 2 * layers,
+        }
+
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.model["transformer"](tokens)
         return logits
