@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dllmc.autotune import TuningReport
     from dllmc.runtime import Engine
+    from dllmc.tasks import Task
 
 # Of opposite needs: tokens that the prompt alone decides, and tokens that must agree.
 TASKS = ("copy", "words-to-sentence")
@@ -59,21 +60,24 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """The whole way of a model: compile, tune, compare, deploy, generate."""
+    from dllmc.tasks import get_task
+
+    tasks = [get_task(name) for name in options.tasks]
     say("compile", style="bold")
     artifact, database = options.folder / "embedded.dllm", options.folder / "demo-db"
     engine = _compile(options, artifact)
     reports = []
-    for task in options.tasks:
-        say(f"\ntune `{task}`, {options.budget} at most", style="bold")
+    for task in tasks:
+        say(f"\ntune `{task.name}`, {options.budget} at most", style="bold")
         reports.append(_tune(options, engine, task, database))
         put_into_artifact(str(artifact), reports[-1])
-    say("\nthe tasks compared, on prompts that the search has not seen", style="bold")
+    say("\nthe tasks compared", style="bold")
     output().print(_comparison(reports))
     say(f"\nrecords, written to {database} and into {artifact}")
     for report in reports:
         say(f"  {report.record}  {report.task}, {report.status}: {describe(report.config)}")
     say("\na fresh process loads the artifact and generates", style="bold")
-    for task in options.tasks:
+    for task in tasks:
         _generate(artifact, task)
 
 
@@ -95,7 +99,7 @@ def _compile(options: argparse.Namespace, artifact: Path) -> Engine:
     return engine
 
 
-def _tune(options: argparse.Namespace, engine: Engine, task: str, database: Path) -> TuningReport:
+def _tune(options: argparse.Namespace, engine: Engine, task: Task, database: Path) -> TuningReport:
     from dllmc.autotune import tune
 
     report = tune(
@@ -120,7 +124,7 @@ def _comparison(reports: Sequence[TuningReport]) -> Table:
     for report in reports:
         for row in report.rows:
             found.add_row(
-                f"{report.task}, {row.n} prompts" if row is report.rows[0] else "",
+                f"{report.task}, {row.n} {row.split} prompts" if row is report.rows[0] else "",
                 row.name,
                 f"{row.exact_match:.3f}",
                 f"{row.nfe_mean:.1f}",
@@ -133,15 +137,13 @@ def _comparison(reports: Sequence[TuningReport]) -> Table:
     return found
 
 
-def _generate(artifact: Path, task: str) -> None:
+def _generate(artifact: Path, task: Task) -> None:
     """Prompts of `task`, answered by a process that knows the artifact alone."""
-    from dllmc.tasks import get_task
-
-    samples = get_task(task).samples("test", _SHOWN_PROMPTS, seed=1)
+    samples = task.samples("test", _SHOWN_PROMPTS, seed=1)
     prompts = [sample.prompt for sample in samples]
-    command = ["generate", str(artifact), *prompts, "--task", task, "--json"]
+    command = ["generate", str(artifact), *prompts, "--task", task.name, "--json"]
     environment = os.environ | {"DLLMC_TUNING_DB": str(artifact.parent / "no-database")}
-    with status(f"dllmc generate {artifact} ... --task {task}"):
+    with status(f"dllmc generate {artifact} ... --task {task.name}"):
         ran = subprocess.run(
             [sys.executable, "-m", "dllmc.cli", *command],
             env=environment,

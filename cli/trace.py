@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,13 +91,12 @@ def _events(decoded: Decoded, events: Sequence[CommitEvent], start: int) -> Tabl
     found = table("evaluation", "rows", "committed", "at", "tokens", right=("rows", "committed"))
     for event in events:
         places = [position - start for position in event.positions]
-        words = " ".join(_piece(decoded, token).strip() or "␣" for token in event.tokens)
         found.add_row(
             str(event.nfe),
             str(event.rows[1] - event.rows[0]),
             str(len(event.positions)),
             _ranges(places),
-            Text(words, overflow="ellipsis", no_wrap=True),
+            Text(_words(decoded, event.tokens), overflow="ellipsis", no_wrap=True),
         )
     return found
 
@@ -108,11 +108,23 @@ def _strip(decoded: Decoded, events: Sequence[CommitEvent]) -> Text:
         for position, token in zip(event.positions, event.tokens, strict=True)
     }
     last, strip = events[-1].nfe, Text()
-    for _, (nfe, token) in sorted(when.items()):
+    # What stands after the end is not part of the response.
+    shown = sorted(when.items())[: len(decoded.tokens[0])]
+    for _, (nfe, token) in shown:
         heat = _HEAT[(nfe - 1) * (len(_HEAT) - 1) // max(last - 1, 1)]
         strip.append(_piece(decoded, token).strip() or "␣", style=f"black on color({heat})")
         strip.append(f"{nfe} ", style="dim")
     return strip
+
+
+def _words(decoded: Decoded, tokens: Sequence[int]) -> str:
+    """The tokens as text; one that repeats once, with its count."""
+    found = []
+    for token, repeated in itertools.groupby(tokens):
+        count = len(list(repeated))
+        word = _piece(decoded, token).strip() or "␣"
+        found.append(word if count == 1 else f"{word} ×{count}")
+    return " ".join(found)
 
 
 def _piece(decoded: Decoded, token: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,6 +77,16 @@ def test_trace_shows_every_token_once_with_its_evaluation(dllmc: Callable, artif
         ["3", "40", "2"],
         ["4", "4", "2"],
     ]
+
+
+def test_trace_counts_a_token_that_repeats(dllmc: Callable, artifact: Path) -> None:
+    config = '{"commit": {"kind": "quota", "steps": 1}, "stop": {"kind": "length"}}'
+    arguments = ("trace", artifact, "a", "--max-new-tokens", 6, "--config", config)
+    tokens = dllmc(*arguments, "--json").json["tokens"]
+    runs = 1 + sum(a != b for a, b in itertools.pairwise(tokens))
+    row = dllmc(*arguments).out.splitlines()[1]
+    assert row.split()[:4] == ["1", "38", "6", "0-5"]
+    assert sum(int(n) - 1 for n in re.findall(r" ×(\d+)", row)) == 6 - runs
 
 
 def test_bench_times_three_configurations_in_every_round(dllmc: Callable, artifact: Path) -> None:

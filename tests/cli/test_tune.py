@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dllmc.artifact import load_package
+from dllmc.tuning_db import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# Nothing that a random model answers is right, so that few prompts confirm anything.
+QUICK = (
+    *("--budget", "20s", "--trials", 2, "--batch", 4, "--max-new-tokens", 8, "--margin", 0.3),
+    *("--space", "commit=quota", "--space", "commit.steps=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def tuned(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of its own to put records into."""
+    return shutil.copytree(artifact, tmp_path_factory.mktemp("tuned") / "tuned.dllm")
+
+
+def test_a_record_goes_into_the_database_and_the_artifact(
+    dllmc: Callable, tuned: Path, own_database: Path, tmp_path: Path
+) -> None:
+    arguments = ("tune", tuned, "--task", "copy", *QUICK, "--into-artifact")
+    ran = dllmc(*arguments)
+    assert ran.status == 0, ran.err
+    assert "QUALITY_REFERENCE" in ran.out
+    assert f"1 records put into {tuned}" in ran.out
+    [record] = Store(own_database).records()
+    assert record.id in ran.out.replace("\n", "")
+    assert load_package(tuned).records == [record.to_json()]
+
+    [again] = dllmc(*arguments, "--json").json
+    assert (again["record"], again["trials"]) == (record.id, {**again["trials"], "complete": 2})
+
+    elsewhere = ("--db", tmp_path / "elsewhere", "--task", "copy", "--max-new-tokens", 8)
+    found = dllmc("generate", tuned, *(["copy: a"] * 4), *elsewhere, "--json").json
+    assert {answer["record"] for answer in found} == {record.id}
+    assert {answer["match"] for answer in found} == {"EXACT"}
