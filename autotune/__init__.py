@@ -1,1 +1,18 @@
 """The search for the decoding configuration that fits a task and a machine."""
+
+from __future__ import annotations
+
+from dllmc.autotune.progress import Progress, rich_progress
+from dllmc.autotune.report import ReportRow, TuningReport
+from dllmc.autotune.run import tune
+from dllmc.autotune.space import SearchSpace, search_space
+
+__all__ = [
+    "Progress",
+    "ReportRow",
+    "SearchSpace",
+    "TuningReport",
+    "rich_progress",
+    "search_space",
+    "tune",
+]

@@ -10,6 +10,7 @@ from dllmc.tuning_db.evidence import (
     QualityKey,
     SpeedEvidence,
     SpeedKey,
+    outcomes_digest,
     sample_id,
     split_digest,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "layers",
     "list_records",
     "lookup",
+    "outcomes_digest",
     "sample_id",
     "shipped",
     "split_digest",

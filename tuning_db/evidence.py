@@ -21,7 +21,7 @@ from dllmc.tuning_db.record import Config, Part, Workload
 from dllmc.tuning_db.store import EVIDENCE, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 PlanRuns = tuple[tuple[str, int], ...]
@@ -230,6 +230,13 @@ def sample_id(prompt: str, reference: object, metric: str) -> str:
 def split_digest(samples: Sequence[str]) -> str:
     """The hash of which prompts, in any order."""
     return digest(sorted(samples))
+
+
+def outcomes_digest(
+    samples: Sequence[str], reference: Mapping[str, Outcome], own: Mapping[str, Outcome]
+) -> str:
+    """The hash of which of `samples` the reference and a configuration answer right."""
+    return digest([[name, reference[name].correct, own[name].correct] for name in sorted(samples)])
 
 
 def _read(path: Path) -> dict[str, Any] | None:

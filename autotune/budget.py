@@ -1,0 +1,79 @@
+"""How long a job may take, and how the time is shared."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import TYPE_CHECKING
+
+from dllmc.spec import TuningError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_FORM = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([smhd]?)", re.ASCII)
+
+
+def parse_budget(value: str | float | None) -> float | None:
+    """Seconds of a budget: a number of seconds, or a text such as `90s`, `10m` or `1.5h`.
+
+    Raises:
+        TuningError: It is neither, or not positive.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        match = _FORM.fullmatch(value.strip().lower())
+        seconds = float(match[1]) * _UNITS[match[2]] if match else math.nan
+    else:
+        seconds = float(value)
+    if not (0 < seconds < math.inf):
+        raise TuningError(
+            f"`budget`={value!r} is not a positive time; write seconds, or a text such as 90s, "
+            "10m or 1.5h"
+        )
+    return seconds
+
+
+class BudgetSpentError(Exception):
+    """The share of time of a part of the job is used up; never leaves this room."""
+
+
+class Budget:
+    """The clock of a job, which goes on where an earlier run of it stopped.
+
+    Args:
+        total: Seconds, or None for as long as it takes.
+        spent: Seconds used by earlier runs.
+        clock: Seconds from any start.
+    """
+
+    def __init__(
+        self,
+        total: float | None,
+        spent: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.total = total
+        self.clock = clock
+        self._start = clock() - spent
+
+    @property
+    def spent(self) -> float:
+        """Seconds used, those of earlier runs included."""
+        return self.clock() - self._start
+
+    def left(self, until: float = 1.0) -> float:
+        """Seconds left of the first `until` of the budget; negative where it is overspent."""
+        return math.inf if self.total is None else until * self.total - self.spent
+
+    def require(self, until: float = 1.0) -> None:
+        """Go on only if time is left.
+
+        Raises:
+            BudgetSpentError: There is none.
+        """
+        if self.left(until) <= 0:
+            raise BudgetSpentError

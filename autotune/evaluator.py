@@ -1,0 +1,238 @@
+"""Decoding with a configuration, and keeping what was learnt from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE, DecodingConfig
+from dllmc.runtime.records import key_of
+from dllmc.spec import TuningError
+from dllmc.tuning_db import Key, Pair, QualityKey, SpeedKey, sample_id, split_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from dllmc.runtime import Engine
+    from dllmc.tasks import Sample, Task
+    from dllmc.tuning_db import EvidenceStore, Outcome, QualityEvidence, SpeedEvidence
+    from dllmc.tuning_db.evidence import Phase
+
+NAMED: Final = {"QUALITY_REFERENCE": QUALITY_REFERENCE, "SPEED_BASELINE": SPEED_BASELINE}
+"""The configurations that others are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that are decoded together.
+
+    Attributes:
+        samples: The prompts.
+        ids: Their ids in evidence.
+        id: Of the batch.
+    """
+
+    samples: tuple[Sample, ...]
+    ids: tuple[str, ...]
+    id: str
+
+
+def batches(samples: Sequence[Sample], size: int) -> list[Batch]:
+    """`samples` in groups of `size`; the last may be smaller."""
+    found = []
+    for start in range(0, len(samples), size):
+        group = tuple(samples[start : start + size])
+        ids = tuple(sample_id(s.prompt, s.reference, s.metric) for s in group)
+        found.append(Batch(group, ids, split_digest(ids)[:16]))
+    return found
+
+
+class Evaluator:
+    """Decodes batches of one workload; every outcome is on disk before the next batch starts.
+
+    Args:
+        engine: What decodes.
+        task: What judges.
+        max_new_tokens: Response length in tokens.
+        batch: Prompts decoded together.
+        evidence: Where outcomes and timings are kept.
+        clock: Seconds from any start.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        *,
+        max_new_tokens: int,
+        batch: int,
+        evidence: EvidenceStore,
+        clock: Callable[[], float],
+    ) -> None:
+        self.engine = engine
+        self.task = task
+        self.key: Key = key_of(engine, task=task.name, batch=batch, max_new_tokens=max_new_tokens)
+        self.decoded = 0
+        self._evidence = evidence
+        self._clock = clock
+        self._quality: dict[str, QualityEvidence] = {}
+        self._speed: dict[str, SpeedEvidence] = {}
+        self._warm: set[str] = set()
+
+    def at_batch(self, batch: int) -> Evaluator:
+        """The same workload with another number of prompts decoded together."""
+        return Evaluator(
+            self.engine,
+            self.task,
+            max_new_tokens=self.key.workload.max_new_tokens,
+            batch=batch,
+            evidence=self._evidence,
+            clock=self._clock,
+        )
+
+    def outcomes(self, config: DecodingConfig) -> dict[str, Outcome]:
+        """What is known of `config`, by id of the prompt."""
+        return self._quality_of(config).outcomes
+
+    def knows(self, config: DecodingConfig, batch: Batch) -> bool:
+        """Whether every prompt of `batch` was decoded with `config`."""
+        return all(sample in self.outcomes(config) for sample in batch.ids)
+
+    def pairs(self, config: DecodingConfig, against: str, phase: Phase) -> list[Pair]:
+        """Timings of `config` next to the configuration called `against`."""
+        found = self._speed_of(config).pairs
+        return [pair for pair in found if pair.against == against and pair.phase == phase]
+
+    def decode(self, config: DecodingConfig, batch: Batch) -> tuple[float, int]:
+        """Seconds and response tokens of decoding `batch`.
+
+        What is already known of a prompt stays: it counts once.
+
+        Raises:
+            ConfigError: The model cannot be decoded like this.
+            PromptError: A prompt does not fit the model.
+        """
+        workload = self.key.workload
+        begun = self._clock()
+        output = self.engine.generate(
+            [sample.prompt for sample in batch.samples],
+            max_new_tokens=workload.max_new_tokens,
+            config=config,
+            batch=len(batch.samples),
+        )
+        seconds = max(self._clock() - begun, 1e-9)
+        self.decoded += len(batch.samples)
+        self._warm.add(config.canonical_json())
+        if output.text is None:
+            raise TuningError(
+                f"model `{self.engine.name}` has no tokenizer, and task `{self.task.name}` "
+                "judges text; add tokenizer.json to the model"
+            )
+        evidence = self._quality_of(config)
+        new = False
+        for index, (sample, name) in enumerate(zip(batch.samples, batch.ids, strict=True)):
+            if name not in evidence.outcomes:
+                plans = tuple((str(plan), int(count)) for plan, count in output.plans[index])
+                correct = self.task.score(sample, output.text[index])
+                evidence.add(name, correct, output.nfe[index], output.tokens[index], plans)
+                new = True
+        if new:
+            self._evidence.save_quality(evidence)
+        return seconds, sum(len(tokens) for tokens in output.tokens)
+
+    def time(
+        self,
+        config: DecodingConfig,
+        against: str,
+        batch: Batch,
+        phase: Phase,
+        *,
+        first: bool = True,
+    ) -> Pair:
+        """Decode `batch` with `config` and with the configuration called `against`.
+
+        What this process decodes with for the first time is decoded with twice, since the first
+        time may compile.
+
+        Args:
+            config: The one that is timed.
+            against: A name of `NAMED`.
+            batch: The prompts.
+            phase: What the timing is for.
+            first: Whether `config` goes before the other; alternate, so that drift cancels.
+        """
+        reference = NAMED[against]
+        self.warm((config, reference), batch)
+        if first:
+            seconds, tokens = self.decode(config, batch)
+            other, _ = self.decode(reference, batch)
+        else:
+            other, _ = self.decode(reference, batch)
+            seconds, tokens = self.decode(config, batch)
+        return self.keep(config, against, batch, phase, seconds, other, tokens)
+
+    def warm(self, configs: Iterable[DecodingConfig], batch: Batch) -> None:
+        """Decode `batch` with each of `configs` that this process has not decoded with."""
+        for config in configs:
+            if config.canonical_json() not in self._warm:
+                self.decode(config, batch)
+
+    def keep(
+        self,
+        config: DecodingConfig,
+        against: str,
+        batch: Batch,
+        phase: Phase,
+        seconds: float,
+        against_seconds: float,
+        tokens: int,
+    ) -> Pair:
+        """File the timings of one batch with two configurations."""
+        pair = Pair(
+            batch=batch.id,
+            against=against,
+            seconds=seconds,
+            against_seconds=against_seconds,
+            tokens=tokens,
+            phase=phase,
+        )
+        evidence = self._speed_of(config)
+        evidence.pairs.append(pair)
+        self._evidence.save_speed(evidence)
+        return pair
+
+    def _quality_of(self, config: DecodingConfig) -> QualityEvidence:
+        name = config.canonical_json()
+        if name not in self._quality:
+            key = QualityKey(
+                weights_sha256=self.key.model.weights_sha256,
+                dtype=self.key.model.dtype,
+                numerics=self.key.numerics,
+                task=self.task.name,
+                max_new_tokens=self.key.workload.max_new_tokens,
+                config=as_json(config),
+            )
+            self._quality[name] = self._evidence.quality(key)
+        return self._quality[name]
+
+    def _speed_of(self, config: DecodingConfig) -> SpeedEvidence:
+        name = config.canonical_json()
+        if name not in self._speed:
+            key = SpeedKey(
+                weights_sha256=self.key.model.weights_sha256,
+                dtype=self.key.model.dtype,
+                numerics=self.key.numerics,
+                hardware=self.key.hardware,
+                software=self.key.software,
+                execution=self.key.execution,
+                workload=self.key.workload,
+                config=as_json(config),
+            )
+            self._speed[name] = self._evidence.speed(key)
+        return self._speed[name]
+
+
+def as_json(config: DecodingConfig) -> dict[str, Any]:
+    """`config` as a JSON object with every field written out."""
+    value: dict[str, Any] = config.model_dump(mode="json")
+    return value

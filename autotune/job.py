@@ -1,0 +1,121 @@
+"""What the parts of a tuning job share."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from dllmc.autotune.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import optuna
+
+    from dllmc.autotune.budget import Budget
+    from dllmc.autotune.evaluator import Batch, Evaluator
+    from dllmc.autotune.progress import Callback, Part
+    from dllmc.autotune.space import SearchSpace
+    from dllmc.policies.config import DecodingConfig
+    from dllmc.tasks import Task
+    from dllmc.tuning_db import Store
+
+# Changes whenever a study of an earlier protocol must not be continued.
+PROTOCOL: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for.
+
+    Attributes:
+        margin: Loss of quality that is allowed, as difference of shares of right answers.
+        batch: Prompts decoded together.
+        length: Response length in tokens.
+        seed: Of search and prompts.
+        trials: Trials in all, or None.
+        narrowing: What to search of the space.
+        command: What repeats the job.
+    """
+
+    margin: float
+    batch: int
+    length: int
+    seed: int
+    trials: int | None
+    narrowing: Mapping[str, Any]
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What the preflight found.
+
+    Attributes:
+        tune: Prompts of the search.
+        reference_seconds: Of `QUALITY_REFERENCE`, per prompt.
+        baseline_seconds: Of `SPEED_BASELINE`, per prompt.
+        reference_ratios: Speed of the reference as a multiple of the baseline's, per batch.
+        discordance: Share of prompts that only one of reference and baseline answers right.
+        noise_floor: Half-width of the interval of the baseline's ratio to itself.
+        smallest_margin: That the prompts and the time left for them can confirm.
+    """
+
+    tune: list[Batch]
+    reference_seconds: float
+    baseline_seconds: float
+    reference_ratios: list[float]
+    discordance: float
+    noise_floor: float
+    smallest_margin: float
+
+
+@dataclass(slots=True)
+class Job:
+    """A tuning job under way."""
+
+    settings: Settings
+    task: Task
+    space: SearchSpace
+    evaluator: Evaluator
+    study: optuna.Study
+    store: Store
+    budget: Budget
+    callback: Callback
+    best: float | None = None
+    _saved: float = field(default=-1.0)
+
+    def tell(
+        self, part: Part, done: int = 0, total: int | None = None, message: str | None = None
+    ) -> None:
+        """Report progress, and note the time spent for a run that resumes this one."""
+        spent = self.budget.spent
+        self.callback(
+            Progress(part, done, total, spent, self.budget.total, self.best, message=message)
+        )
+        if spent - self._saved >= 1:
+            self.save_spent()
+
+    def save_spent(self) -> None:
+        """Note the time spent."""
+        self._saved = self.budget.spent
+        self.study.set_user_attr("spent", self._saved)
+
+    def seed_for(self, purpose: str) -> int:
+        """A seed of this job's own for `purpose`."""
+        text = f"{self.study.study_name}/{purpose}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+
+
+def describe(config: DecodingConfig) -> str:
+    """A configuration in a few words."""
+    commit = config.commit.model_dump(exclude={"kind"})
+    values = " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in commit.values())
+    if config.commit.kind == "quota" and commit["steps"] is None:
+        values = "1 per step"
+    refresh = config.cache.refresh_every
+    cache = config.cache.kind + (f" refresh {refresh}" if refresh is not None else "")
+    schedule = config.schedule.model_dump(exclude={"kind"})
+    blocks = " ".join(str(value) for value in schedule.values())
+    return f"{config.commit.kind} {values}, cache {cache}, {config.schedule.kind} {blocks}"

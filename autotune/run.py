@@ -1,0 +1,253 @@
+"""A tuning job from beginning to end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from optuna.trial import TrialState
+
+from dllmc.autotune.budget import Budget, BudgetSpentError, parse_budget
+from dllmc.autotune.confirm import confirm
+from dllmc.autotune.evaluator import Evaluator, batches
+from dllmc.autotune.finalists import time_finalists
+from dllmc.autotune.job import PROTOCOL, Job, Settings
+from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
+from dllmc.autotune.progress import rich_progress, silent
+from dllmc.autotune.publish import make_record, report_rows, smallest_batch
+from dllmc.autotune.report import TuningReport
+from dllmc.autotune.search import search
+from dllmc.autotune.shortlist import shortlist
+from dllmc.autotune.space import search_space
+from dllmc.autotune.study import open_study, storage_path
+from dllmc.policies.config import SAFE
+from dllmc.runtime.records import key_of
+from dllmc.spec import TuningError
+from dllmc.tasks import get_task
+from dllmc.tuning_db import EvidenceStore, Store, default_root, list_records, split_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import optuna
+
+    from dllmc.autotune.progress import Callback
+    from dllmc.runtime import Engine
+    from dllmc.tasks import Task
+    from dllmc.tuning_db import Record
+
+# Tune prompts that tell whether a task is still the one that a study was begun with.
+_PROBE = 64
+
+
+def tune(
+    engine: Engine,
+    task: str | Task,
+    *,
+    margin: float = 0.02,
+    budget: str | float | None = "10m",
+    trials: int | None = None,
+    db: Path | str | Store | None = None,
+    storage: Path | str | None = None,
+    batch: int = 16,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    space: Mapping[str, Any] | None = None,
+    progress: Callback | Literal["rich"] | None = "rich",
+    clock: Callable[[], float] = time.perf_counter,
+) -> TuningReport:
+    """Search how to decode `task` fast without losing quality, and record what was confirmed.
+
+    Killed at any moment, the same call goes on where it stopped; finished, it gives the same
+    report. About a tenth to a fifth of the budget goes to the preflight, a third to a half to the
+    search, 8 % to timing the short list again, and the rest, 40 % or more, to confirmation on
+    held-out prompts.
+
+    Args:
+        engine: From `dllmc.load` or `CompiledModel.engine`, in the way of execution that will
+            serve.
+        task: Name of a task, path of a JSONL file, or a task.
+        margin: Loss of right answers against `QUALITY_REFERENCE` that is allowed, as a
+            difference of shares.
+        budget: Time for the whole job, earlier runs of it included: seconds or a text such as
+            `90s` or `10m`; None for as long as the trials take.
+        trials: Configurations to evaluate at most; None leaves it to the budget.
+        db: Tuning database; None takes the user's own.
+        storage: SQLite file or `sqlite:///` URL of the Optuna study; None stands next to the
+            database.
+        batch: Prompts decoded together.
+        max_new_tokens: Response length in tokens; None takes the task's.
+        seed: Of search and prompts; another seed is another job, with fresh prompts where the
+            task generates them.
+        space: What to search, see `dllmc.autotune.search_space`.
+        progress: `rich` for bars on standard error, a function, or None.
+        clock: Seconds from any start.
+
+    Raises:
+        TaskError: There is no such task, or its file is wrong.
+        TuningError: An argument is wrong, the storage cannot be used, or another process is at
+            work on the same job.
+        TuningDatabaseError: The database is of a newer version or cannot be written.
+    """
+    seconds = parse_budget(budget)
+    _check(margin, trials, batch, max_new_tokens)
+    found = get_task(task) if isinstance(task, str) else task
+    length = max_new_tokens or found.max_new_tokens
+    store = db if isinstance(db, Store) else Store(db or default_root())
+    settings = Settings(
+        margin=margin,
+        batch=batch,
+        length=length,
+        seed=seed,
+        trials=trials,
+        narrowing=dict(space or {}),
+        command=_command(engine, found, margin, budget, trials, batch, seed, space),
+    )
+    allowed = search_space(engine.spec, length, space)
+    identity = _identity(engine, found, settings)
+    name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
+    path = storage_path(storage or store.root / "studies.sqlite3")
+    shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
+    with open_study(path, name, identity, seed) as study, shown as callback:
+        spent = float(study.user_attrs.get("spent", 0.0))
+        job = Job(
+            settings=settings,
+            task=found,
+            space=allowed,
+            evaluator=Evaluator(
+                engine,
+                found,
+                max_new_tokens=length,
+                batch=batch,
+                evidence=EvidenceStore(store),
+                clock=clock,
+            ),
+            study=study,
+            store=store,
+            budget=Budget(seconds, spent, clock),
+            callback=callback,
+        )
+        try:
+            return _run(job, path)
+        finally:
+            job.save_spent()
+
+
+def _run(job: Job, storage: Path) -> TuningReport:
+    started = job.study.user_attrs.get("started")
+    if started is None:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        job.study.set_user_attr("started", started)
+    try:
+        pilot = preflight(job)
+    except BudgetSpentError:
+        raise TuningError(
+            f"the budget of {job.budget.total:g} s ended before the search, after "
+            f"{job.budget.spent:.0f} s; give more, what was decoded so far is kept"
+        ) from None
+    until = search_share(job, pilot)
+    search(job, pilot, until)
+    timed = time_finalists(job, pilot, shortlist(job, pilot), until + TIMING_SHARE)
+    done = confirm(job, pilot, timed)
+    least = job.settings.batch
+    if done.winner is None:
+        least = 1  # SAFE is safe at any batch
+    else:
+        least = smallest_batch(job, pilot, done.winner.candidate.config, job.evaluator.at_batch(1))
+    record = make_record(job, pilot, done, started=started, smallest_batch=least)
+    path = job.store.put(record)
+    config = SAFE if done.winner is None else done.winner.candidate.config
+    return TuningReport(
+        task=job.task.name,
+        status=record.status,
+        reason=record.reason,
+        config=config,
+        rows=report_rows(job, pilot, done),
+        verdicts=done.verdicts,
+        baseline_passes=None if done.baseline is None else done.baseline.passed,
+        margin=job.settings.margin,
+        smallest_margin=pilot.smallest_margin,
+        noise_floor=pilot.noise_floor,
+        trials=_counts(job.study),
+        spent=job.budget.spent,
+        record=record.id,
+        path=path,
+        study=job.study.study_name,
+        storage=storage,
+        notes=_notes(job, record),
+    )
+
+
+def _check(margin: float, trials: int | None, batch: int, max_new_tokens: int | None) -> None:
+    if not (0 < margin < 1) or math.isnan(margin):
+        raise TuningError(
+            f"`margin`={margin!r} must be between 0 and 1, both excluded; 0.02 allows to lose 2 "
+            "of 100 right answers"
+        )
+    for name, value in (("trials", trials), ("batch", batch), ("max_new_tokens", max_new_tokens)):
+        if value is not None and value < 1:
+            raise TuningError(f"`{name}`={value} must be at least 1")
+
+
+def _identity(engine: Engine, task: Task, settings: Settings) -> dict[str, Any]:
+    """What the results of a study depend on; a study with another identity is another study."""
+    key = key_of(engine, task=task.name, batch=settings.batch, max_new_tokens=settings.length)
+    probe = batches(task.samples("tune", _PROBE, settings.seed), _PROBE)[0]
+    identity = {
+        "protocol": PROTOCOL,
+        **key.identity(),
+        "margin": settings.margin,
+        "prompts": probe.id,
+        "seed": settings.seed,
+        "space": settings.narrowing,
+    }
+    # As it comes back from the storage: lists for tuples.
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _counts(study: optuna.Study) -> dict[str, int]:
+    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
+    refused = sum("refused" in trial.user_attrs for trial in trials)
+    complete = sum(trial.state is TrialState.COMPLETE for trial in trials)
+    stopped = len(trials) - complete - refused
+    return {"complete": complete, "stopped early": stopped, "refused": refused}
+
+
+def _notes(job: Job, record: Record) -> list[str]:
+    """How often the confirm prompts of a file were used, since they wear out."""
+    if job.task.kind != "user":
+        return []
+    earlier = {
+        item.record.provenance.study
+        for item in list_records([job.store], task=job.task.name)
+        if item.record.key.model.weights_sha256 == record.key.model.weights_sha256
+    } - {record.provenance.study}
+    if not earlier:
+        return []
+    return [
+        f"the confirm prompts of {job.task.name} were used by {len(earlier)} earlier jobs; each "
+        "use makes a lucky pass likelier, add fresh prompts now and then"
+    ]
+
+
+def _command(
+    engine: Engine,
+    task: Task,
+    margin: float,
+    budget: str | float | None,
+    trials: int | None,
+    batch: int,
+    seed: int,
+    space: Mapping[str, Any] | None,
+) -> str:
+    words = [f"dllmc tune {engine.name} --task {task.name} --margin {margin:g}"]
+    words += [] if budget is None else [f"--budget {budget}"]
+    words += [] if trials is None else [f"--trials {trials}"]
+    words += [f"--batch {batch} --seed {seed}"]
+    words += [f"--space {key}={value}" for key, value in (space or {}).items()]
+    return " ".join(words)

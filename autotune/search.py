@@ -1,0 +1,171 @@
+"""The search: one Optuna trial per configuration, raced over the tune prompts."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+import optuna
+from optuna.trial import TrialState
+
+from dllmc.autotune.budget import BudgetSpentError
+from dllmc.autotune.job import describe
+from dllmc.autotune.racing import Race
+from dllmc.autotune.space import PRESETS
+from dllmc.autotune.study import requeue
+from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
+from dllmc.spec import ConfigError, PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dllmc.autotune.job import Job, Pilot
+
+# Batches of a trial that are timed next to the baseline.
+_PAIRS: Final = 3
+# Lower ends of the short list's tiers, as fractions of the fastest feasible speed.
+TIERS: Final = (0.93, 0.75, 0.5)
+# A configuration under this fraction of the best feasible speed is not decoded to the end: the
+# short list has no use for it.
+_TOO_SLOW: Final = TIERS[-1]
+# Trials in a row that needed no decoding, after which the space counts as searched.
+_REPEATS: Final = 25
+# Trials where neither the user nor the budget says how many.
+_DEFAULT_TRIALS: Final = 60
+
+FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def search(job: Job, pilot: Pilot, until: float) -> None:
+    """Evaluate configurations until the trials, the space or the share of time are used up.
+
+    Args:
+        job: The job.
+        pilot: What the preflight found.
+        until: Share of the budget after which no batch is started.
+    """
+    _enqueue_presets(job)
+    job.best = _best(job)
+    total = job.settings.trials or (_DEFAULT_TRIALS if job.budget.total is None else None)
+    repeats = 0
+    while job.budget.left(until) > 0 and repeats < _REPEATS:
+        done = len(job.study.get_trials(deepcopy=False, states=FINISHED))
+        job.tell("search", done, total)
+        if total is not None and done >= total:
+            break
+        before = job.evaluator.decoded
+        trial = job.study.ask()
+        try:
+            _run(job, pilot, trial, until)
+        except BudgetSpentError:
+            requeue(job.study, trial.number)
+            break
+        except KeyboardInterrupt:
+            requeue(job.study, trial.number)
+            job.save_spent()
+            raise
+        repeats = repeats + 1 if job.evaluator.decoded == before else 0
+    job.save_spent()
+
+
+def config_of(trial: optuna.trial.FrozenTrial) -> DecodingConfig:
+    """The configuration that `trial` evaluated."""
+    return DecodingConfig.from_json(trial.user_attrs["config"])
+
+
+def _enqueue_presets(job: Job) -> None:
+    if job.study.user_attrs.get("enqueued"):
+        return
+    for name, config in PRESETS.items():
+        parameters = job.space.parameters(config)
+        if parameters is not None:
+            job.study.enqueue_trial(parameters, user_attrs={"preset": name}, skip_if_exists=True)
+    job.study.set_user_attr("enqueued", True)
+
+
+def _run(job: Job, pilot: Pilot, trial: optuna.Trial, until: float) -> None:
+    study = job.study
+    try:
+        config = job.space.suggest(trial)
+        config = PRESETS.get(trial.user_attrs.get("preset", ""), config)
+        trial.set_user_attr("config", config.canonical_json())
+        value = _evaluate(job, pilot, trial, config, until)
+    except optuna.TrialPruned:
+        study.tell(trial.number, state=TrialState.PRUNED)
+    except (ConfigError, PlanError) as error:
+        trial.set_user_attr("refused", str(error))
+        trial.set_constraint("valid", 1.0)
+        study.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        study.tell(trial.number, value)
+        feasible = trial.constraints["quality"] <= 0
+        if feasible and math.exp(value) > (job.best or 0.0):
+            job.best = math.exp(value)
+            job.tell("search", trial.number, message=f"{job.best:.2f}x  {describe(config)}")
+
+
+def _evaluate(
+    job: Job, pilot: Pilot, trial: optuna.Trial, config: DecodingConfig, until: float
+) -> float:
+    """The logarithm of the speed as a multiple of the baseline's.
+
+    Raises:
+        TrialPruned: The configuration is clearly too lossy.
+        BudgetSpentError: The time is used up; what was decoded stays.
+    """
+    evaluator = job.evaluator
+    reference = evaluator.outcomes(QUALITY_REFERENCE)
+    race, too_slow = Race(job.settings.margin), False
+    for index, batch in enumerate(pilot.tune):
+        if not evaluator.knows(config, batch):
+            job.budget.require(until)
+            if index > 0 and _timed(job, config) < _PAIRS:
+                evaluator.time(config, "SPEED_BASELINE", batch, "search", first=index % 2 == 0)
+            else:
+                evaluator.decode(config, batch)
+            job.tell("search", trial.number)
+        outcomes = evaluator.outcomes(config)
+        for name in batch.ids:
+            race.update(reference[name].correct, outcomes[name].correct)
+        if race.lost:
+            trial.set_constraint("quality", max(race.loss - job.settings.margin, 1e-3))
+            trial.set_user_attr("prompts", race.n)
+            raise optuna.TrialPruned
+        too_slow = _is_too_slow(job, config)
+        if too_slow:
+            break
+    while not too_slow and (timed := _timed(job, config)) < _PAIRS:
+        job.budget.require(until)
+        batch = pilot.tune[(timed + 1) % len(pilot.tune)]
+        evaluator.time(config, "SPEED_BASELINE", batch, "search", first=timed % 2 == 0)
+    trial.set_constraint("quality", race.loss - job.settings.margin)
+    trial.set_user_attr("prompts", race.n)
+    return math.log(_speed(job, config))
+
+
+def _best(job: Job) -> float | None:
+    """The highest speed among the feasible trials so far."""
+    speeds = [
+        math.exp(trial.value)
+        for trial in job.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if trial.value is not None and trial.constraints["quality"] <= 0
+    ]
+    return max(speeds, default=None)
+
+
+def _is_too_slow(job: Job, config: DecodingConfig) -> bool:
+    if job.best is None or not _timed(job, config):
+        return False
+    return _speed(job, config) < _TOO_SLOW * job.best
+
+
+def _timed(job: Job, config: DecodingConfig) -> int:
+    return len(job.evaluator.pairs(config, "SPEED_BASELINE", "search"))
+
+
+def _speed(job: Job, config: DecodingConfig) -> float:
+    pairs: Sequence[float] = [
+        pair.ratio for pair in job.evaluator.pairs(config, "SPEED_BASELINE", "search")
+    ]
+    return median(pairs)

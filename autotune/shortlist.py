@@ -1,0 +1,118 @@
+"""Which configurations are confirmed: a few, spread from safe to fast."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+
+from dllmc.autotune import noninferiority
+from dllmc.autotune.search import TIERS, config_of
+from dllmc.policies.config import QUALITY_REFERENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dllmc.autotune.finalists import Timed
+    from dllmc.autotune.job import Job, Pilot
+    from dllmc.policies.config import DecodingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A configuration that may be confirmed.
+
+    Attributes:
+        config: It.
+        trial: Number of its trial.
+        ratio: Speed as a multiple of the baseline's.
+        seconds: Per prompt.
+        n: Tune prompts.
+        wins: Of these, right only with it.
+        losses: Of these, right only with the reference.
+        disagreement: Share of tune prompts whose answer differs from the reference's, right or
+            wrong: a finer sign of risk than the losses.
+    """
+
+    config: DecodingConfig
+    trial: int
+    ratio: float
+    seconds: float
+    n: int
+    wins: int
+    losses: int
+    disagreement: float
+
+    @property
+    def risk(self) -> tuple[float, float]:
+        """To compare candidates by: lost answers first, then differing ones."""
+        return max(0.0, (self.losses - self.wins) / self.n), self.disagreement
+
+    @property
+    def discordance(self) -> float:
+        """Estimated share of prompts that only one of it and the reference answers right."""
+        return noninferiority.estimated_discordance(self.wins + self.losses, self.n)
+
+    @property
+    def cautious_discordance(self) -> float:
+        """What that share is likely under."""
+        return noninferiority.cautious_discordance(self.wins + self.losses, self.n)
+
+
+def shortlist(job: Job, pilot: Pilot) -> list[Candidate]:
+    """Feasible candidates that are faster than `SAFE`, slowest first, at most five.
+
+    Speeds are cut into tiers, narrow at the fast end. Each tier gives its least risky candidate,
+    unless a faster tier's is less risky. Slower ones that look as good are kept: the fastest that
+    lost nothing so far was selected for its luck too, and something must be there if it fails.
+    """
+    safe = median(pilot.reference_ratios)
+    found = [c for c in _candidates(job, pilot) if c.ratio > safe]
+    fastest = max((c.ratio for c in found), default=0.0)
+    chosen: list[Candidate] = []
+    for high, low in itertools.pairwise((1.0, *TIERS)):
+        tier = [c for c in found if low * fastest < c.ratio <= high * fastest]
+        best = min(tier, key=lambda c: (c.risk, -c.ratio), default=None)
+        if best is not None and (not chosen or best.risk <= chosen[-1].risk):
+            chosen.append(best)
+    return chosen[::-1]
+
+
+def spare_one(candidates: Sequence[Timed]) -> list[Timed]:
+    """`candidates`, slowest first, without the one that is missed least where time is short.
+
+    That is the slowest while there are more than two, and then the fastest.
+    """
+    return list(candidates[1:] if len(candidates) > 2 else candidates[:1])
+
+
+def _candidates(job: Job, pilot: Pilot) -> list[Candidate]:
+    evaluator = job.evaluator
+    reference = evaluator.outcomes(QUALITY_REFERENCE)
+    ids = [name for batch in pilot.tune for name in batch.ids]
+    found: dict[str, Candidate] = {}
+    for trial in job.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        config = config_of(trial)
+        outcomes = evaluator.outcomes(config)
+        if any(name not in outcomes for name in ids):
+            continue  # given up as too slow
+        if any(value > 0 for value in trial.constraints.values()) or config == QUALITY_REFERENCE:
+            continue
+        pairs = evaluator.pairs(config, "SPEED_BASELINE", "search")
+        wins = sum(outcomes[i].correct > reference[i].correct for i in ids)
+        losses = sum(outcomes[i].correct < reference[i].correct for i in ids)
+        different = sum(outcomes[i].answer != reference[i].answer for i in ids)
+        found[config.canonical_json()] = Candidate(
+            config=config,
+            trial=trial.number,
+            ratio=median(pair.ratio for pair in pairs),
+            seconds=median(pair.seconds for pair in pairs) / job.settings.batch,
+            n=len(ids),
+            wins=wins,
+            losses=losses,
+            disagreement=different / len(ids),
+        )
+    return list(found.values())
