@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,10 +38,9 @@ def capture(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
             program = _without_mutation(program)
     except Exception as error:
         # torch.export raises dozens of types, none of which is ours to distinguish.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CaptureError(
-            f"torch.export cannot capture {type(module).__name__}: {reason}; run with --debug "
-            "for its whole report"
+            f"torch.export cannot capture {type(module).__name__}: {_reason(error)}; run with "
+            "--debug for its whole report"
         ) from error
     captured = program.module(check_guards=False)
     # The plain code generator drops the input check against the original signature, which every
@@ -54,6 +54,15 @@ def capture(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
     placeholders[0].target = placeholders[0].name = "tokens"
     _inputs_first(plain)
     return plain
+
+
+def _reason(error: Exception) -> str:
+    """The first line of `error`, or what it says of batch and length."""
+    text = str(error).strip()
+    fixed = re.search(r"marked (\w+) as dynamic .* specialized it to be a constant \((\d+)\)", text)
+    if fixed:
+        return f"its code works for `{fixed[1]}` = {fixed[2]} only, and takes it for a number"
+    return (text.splitlines() or [type(error).__name__])[0]
 
 
 def _without_mutation(program: ExportedProgram) -> ExportedProgram:

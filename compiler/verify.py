@@ -1,4 +1,4 @@
-"""Compare a graph before and after a pass on random inputs.
+"""Compare a graph, in float64, before and after a pass on random inputs.
 
 Passes change the inputs and the output of the graph: tokens alone become tokens, positions,
 rows and caches; logits become statistics. An observation is therefore the result in the most
@@ -79,7 +79,6 @@ class Probe:
         return Observation(result.gather(1, back), None, None)
 
     def _caches(self, module: GraphModule) -> dict[str, Tensor]:
-        dtype = next(t.dtype for t in module.state_dict().values() if t.is_floating_point())
         batch, length = self._tokens.shape
         found = {}
         for node in module.graph.nodes:
@@ -87,7 +86,7 @@ class Probe:
                 groups, width = node.meta["cache_shape"]
                 shape = (batch, groups, length + _SCRATCH, width)
                 device = self._tokens.device
-                found[str(node.target)] = torch.zeros(shape, dtype=dtype, device=device)
+                found[str(node.target)] = torch.zeros(shape, dtype=torch.float64, device=device)
         return found
 
     def _evaluate(

@@ -70,6 +70,8 @@ class Positionalise(GraphPass):
             node.meta["batch_axis"] = axes.batch_axis[node]
         for (_, _, batch_axis, axis), node in gathered.items():
             node.meta["sequence_axis"], node.meta["batch_axis"] = axis, batch_axis
+            for source in (node.all_input_nodes[0], positions):
+                source.meta["sequence_axis"], source.meta["batch_axis"] = 1, 0
         module.graph.eliminate_dead_code()
         module.recompile()
         prove_rows_independent(module, min(_PROOF_LENGTH, longest))

@@ -1,0 +1,66 @@
+"""Graphs on their way through the passes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from dllmc.compiler.capture import capture
+from dllmc.compiler.verify import Probe
+from dllmc.passes import PassConfig, PassContext, PassResult, Stage, ordered, pass_types
+from dllmc.passes.match_attention import SDPA
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.fx import GraphModule
+
+    from dllmc.spec import DenoiserSpec
+
+ALL = ordered(
+    Stage.CANONICALISE,
+    Stage.POSITIONALISE,
+    Stage.SPECIALISE,
+    Stage.CACHE,
+    Stage.VARIANT,
+    Stage.LOWER,
+)
+
+
+def captured(module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:
+    graph = capture(module, spec)
+    layers = sum(node.target is SDPA for node in graph.graph.nodes)
+    return graph, PassContext(spec, layers, getattr(module, "expected_matches", dict)())
+
+
+def ready_for(
+    name: str, module: nn.Module, spec: DenoiserSpec
+) -> tuple[GraphModule, PassContext]:
+    """The graph after all passes that run before `name`."""
+    graph, context = captured(module, spec)
+    for kind in ALL:
+        if kind.name == name:
+            return graph, context
+        kind().run(graph, context)
+    raise KeyError(name)
+
+
+def run_and_verify(
+    name: str, graph: GraphModule, context: PassContext, config: PassConfig | None = None
+) -> PassResult:
+    """Run a pass on a float64 graph, and see that it computes the same to 1e-9."""
+    probe = Probe(context.spec)
+    before = probe.observe(graph)
+    result = pass_types()[name](config).run(graph, context)
+    probe.compare(name, before, probe.observe(graph))
+    return result
+
+
+def operators(graph: GraphModule) -> Counter[str]:
+    """Calls by operator, such as `aten.linear.default`."""
+    return Counter(
+        str(node.target) for node in graph.graph.nodes if node.op == "call_function"
+    )
+
+
+def inputs(graph: GraphModule) -> list[str]:
+    return [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]

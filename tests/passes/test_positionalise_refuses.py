@@ -1,0 +1,341 @@
+"""Models that mix positions or sequences outside attention; torch.export accepts nearly all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs.passing import captured
+from graphs.toys import LONGEST, MASK, SPEC, WIDTH, Toy, angles, rotated, sinusoids
+from torch import Tensor, nn
+
+from dllmc.compiler.pipeline import run_passes
+from dllmc.spec import CaptureError, DenoiserSpec, NotADenoiserError, NotPositionWiseError
+
+
+class Convolution(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1).double()
+
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
+class CumulativeSum(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.cumsum(1)
+
+
+class Roll(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.roll(1, dims=1)
+
+
+class Flip(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x + x.flip(1)
+
+
+class ShiftByJoining(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return torch.cat((x[:, 1:], x[:, :1]), dim=1)
+
+
+class ShiftBySlices(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x + F.pad(x, (0, 0, 1, 0))[:, :-1]
+
+
+class Softmax(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.softmax(dim=1)
+
+
+class Sort(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.sort(dim=1).values
+
+
+class Mean(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x - x.mean(1, keepdim=True)
+
+
+class MaskRatio(Toy):
+    """Time conditioning: how much of the canvas is masked."""
+
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x * (tokens == MASK).double().mean(1)[:, None, None]
+
+
+class PositionsFromTokens(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x + self.places((tokens != MASK).cumsum(1))
+
+
+class MixingProduct(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x @ (x.transpose(1, 2) @ x)
+
+
+class HandwrittenAttention(Toy):
+    """One layer by hand, which no cache would see."""
+
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return (x @ x.transpose(1, 2)).softmax(-1) @ x
+
+
+class MixingEinsum(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return torch.einsum("bsd,btd->bsd", x, x)
+
+
+class Fourier(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return torch.fft.fft(x, dim=1).real
+
+
+class NormOverTheSequence(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return F.normalize(x, dim=1)
+
+
+class Gather(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        first = torch.zeros_like(tokens)[..., None].expand(-1, -1, WIDTH)
+        return x + x.gather(1, first)
+
+
+class FirstToken(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x + x[:, :1]
+
+
+class MergedAxes(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.reshape(-1, WIDTH).cumsum(0).view(x.shape)
+
+
+class Causal(Toy):
+    def attend(self, x: Tensor, layer: int) -> Tensor:
+        q, k, v = self.split(self.qkv[layer](x))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+class Masked(Toy):
+    def attend(self, x: Tensor, layer: int) -> Tensor:
+        q, k, v = self.split(self.qkv[layer](x))
+        bias = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+class PositionMajorAttention(Toy):
+    """Attends over heads instead of positions."""
+
+    def attend(self, x: Tensor, layer: int) -> Tensor:
+        q, k, v = (part.transpose(1, 2) for part in self.split(self.qkv[layer](x)))
+        return F.scaled_dot_product_attention(q, k, v).reshape(x.shape)
+
+
+class RootLength(Toy):
+    def attend(self, x: Tensor, layer: int) -> Tensor:
+        return super().attend(x * x.shape[1] ** 0.5, layer)
+
+
+class LogLength(Toy):
+    """Scaled as in log-length attention; `math.log` asks the length for its value."""
+
+    def attend(self, x: Tensor, layer: int) -> Tensor:
+        return super().attend(x * math.log(x.shape[1]), layer)
+
+
+class LengthAsTensor(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x * torch.full((), x.shape[1], dtype=torch.float64).log()
+
+
+class LengthThroughATable(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x * torch.arange(x.shape[1]).double().max()
+
+
+class DynamicRotary(Toy):
+    """The base grows with the length, as in dynamic NTK scaling."""
+
+    def turn(self, x: Tensor) -> Tensor:
+        turns = angles(x.shape[2], x.shape[3]) / (1 + x.shape[2])
+        return rotated(x, turns.cos(), turns.sin())
+
+
+class LateRotary(Toy):
+    """Scaled only for canvases longer than eight."""
+
+    def turn(self, x: Tensor) -> Tensor:
+        longest = torch.arange(x.shape[2]).amax()
+        turns = angles(x.shape[2], x.shape[3]) * torch.where(longest > 8, 0.5, 1.0)
+        return rotated(x, turns.cos(), turns.sin())
+
+
+class NormalisedPositions(Toy):
+    def place(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[1], dtype=torch.float64)
+        return x + (positions / positions.max())[:, None]
+
+
+class CountedFromTheEnd(Toy):
+    def place(self, x: Tensor) -> Tensor:
+        return x + self.places(x.shape[1] - 1 - torch.arange(x.shape[1]))
+
+
+class TableAsMatrix(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        table = sinusoids(x.shape[1])
+        return x @ (table.T @ table)
+
+
+class PositionByPosition(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        distance = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        return distance.double().softmax(-1) @ x
+
+
+class BatchMean(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+class BatchSoftmax(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.softmax(0)
+
+
+class BatchFlip(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.flip(0)
+
+
+class BatchSize(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x / x.shape[0]
+
+
+class PlaceInTheBatch(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x * torch.arange(x.shape[0], dtype=torch.float64)[:, None, None]
+
+
+class TablePerSequence(Toy):
+    def place(self, x: Tensor) -> Tensor:
+        ids = torch.arange(x.shape[1]) + torch.arange(x.shape[0])[:, None]
+        return x + self.places(ids % LONGEST)
+
+
+class SequenceFirst(Toy):
+    """Nothing is mixed, but rows could not be picked per sequence."""
+
+    def attend(self, x: Tensor, layer: int) -> Tensor:
+        q, k, v = self.qkv[layer](x.transpose(0, 1)).chunk(3, dim=-1)
+        y = F.scaled_dot_product_attention(*(p.unsqueeze(1) for p in (q, k, v)))
+        return y.squeeze(1).transpose(0, 1)
+
+
+class ReadsTheTokens(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x * tokens.sum().item()
+
+
+MIXES = "mixes or reorders positions"
+NO_RULE = "has no rule that proves it position-wise"
+CHANGES = "changes with the canvas length"
+NUMBER = "uses the batch size or the sequence length as a number"
+BATCH = "depends on the batch, or differs between its sequences"
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator", "reason"),
+    [
+        (Convolution, "aten.conv1d.default", NO_RULE),
+        (CumulativeSum, "aten.cumsum.default", MIXES),
+        (Roll, "aten.roll.default", NO_RULE),
+        (Flip, "aten.flip.default", NO_RULE),
+        (ShiftBySlices, "aten.pad.default", NO_RULE),
+        (Softmax, "aten.softmax.int", MIXES),
+        (Sort, "aten.sort.default", NO_RULE),
+        (Mean, "aten.mean.dim", MIXES),
+        (MaskRatio, "aten.mean.dim", MIXES),
+        (PositionsFromTokens, "aten.cumsum.default", MIXES),
+        (MixingProduct, "aten.matmul.default", MIXES),
+        (HandwrittenAttention, "aten.matmul.default", MIXES),
+        (MixingEinsum, "aten.einsum.default", MIXES),
+        (Fourier, "aten.fft_fft.default", NO_RULE),
+        (NormOverTheSequence, "aten.linalg_vector_norm.default", MIXES),
+        (Gather, "aten.gather.default", NO_RULE),
+        (FirstToken, "aten.slice.Tensor", MIXES),
+        (MergedAxes, "aten.reshape.default", MIXES),
+        (PositionMajorAttention, "dllmc.attention.default", MIXES),
+        (RootLength, "aten.mul.Tensor", NUMBER),
+        (LengthAsTensor, "aten.log.default", CHANGES),
+        (LengthThroughATable, "aten.max.default", CHANGES),
+        (DynamicRotary, "aten.cos.default", CHANGES),
+        (LateRotary, "aten.cos.default", CHANGES),
+        (NormalisedPositions, "aten.unsqueeze.default", CHANGES),
+        (CountedFromTheEnd, "aten.embedding.default", CHANGES),
+        (TableAsMatrix, "aten.matmul.default", CHANGES),
+        (PositionByPosition, "aten.matmul.default", MIXES),
+        (BatchMean, "aten.mean.dim", "in which the batch is no axis"),
+        (BatchSoftmax, "aten.softmax.int", MIXES),
+        (BatchFlip, "aten.flip.default", NO_RULE),
+        (BatchSize, "aten.div.Tensor", NUMBER),
+        (PlaceInTheBatch, "aten.unsqueeze.default", BATCH),
+        (TablePerSequence, "aten.embedding.default", BATCH),
+        (SequenceFirst, "dllmc.attention.default", MIXES),
+        (ReadsTheTokens, "aten.sum.default", NO_RULE),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_refused_by_name_with_the_reason(kind: type[Toy], operator: str, reason: str) -> None:
+    graph, context = captured(kind(), SPEC)
+    with pytest.raises(NotPositionWiseError) as caught:
+        run_passes(graph, context, {})
+    assert f"({operator})" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_the_message_names_the_source_line() -> None:
+    graph, context = captured(CumulativeSum(), SPEC)
+    line = r'File ".*toys\.py", line \d+, in forward x = self\.extra\('
+    with pytest.raises(NotPositionWiseError, match=line):
+        run_passes(graph, context, {})
+
+
+def test_causal_attention_is_no_denoiser() -> None:
+    graph, context = captured(Causal(), SPEC)
+    with pytest.raises(NotADenoiserError, match="is causal"):
+        run_passes(graph, context, {})
+
+
+def test_an_attention_mask_is_refused() -> None:
+    graph, context = captured(Masked(), SPEC)
+    with pytest.raises(NotPositionWiseError, match="has an attention mask or bias"):
+        run_passes(graph, context, {})
+
+
+def test_what_export_refuses_is_wrapped() -> None:
+    with pytest.raises(CaptureError, match="torch.export cannot capture ShiftByJoining: .*length"):
+        captured(ShiftByJoining(), SPEC)
+    with pytest.raises(CaptureError, match="LogLength: its code works for `length` = 7 only"):
+        captured(LogLength(), SPEC)
+
+
+@pytest.mark.parametrize("length", [33, 64])
+def test_a_table_that_is_too_short_is_refused(length: int) -> None:
+    spec: Any = DenoiserSpec(**(SPEC.model_dump() | {"max_length": length}))
+    graph, context = captured(Toy(), spec)
+    with pytest.raises(NotPositionWiseError, match="set the spec's `max_length`"):
+        run_passes(graph, context, {})
