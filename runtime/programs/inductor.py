@@ -1,9 +1,9 @@
 """Run steps through Inductor, compiled when first needed and cached by Inductor on disk.
 
-Two kinds of programs. *Dynamic* ones take any sizes: one for batch 1 and one for larger batches,
-per statistics set. *Static* ones are compiled for one plan each, with the weights packed for the
-matrix products of these sizes, which made a step of a 7 M model on a CPU 30 % faster (4.05
-against 5.8 ms); `specialise` makes them for the plans that matter.
+A *dynamic* program takes any sizes: there is one for batch 1 and one for larger batches, per
+statistics set. A *static* one is compiled for one plan; `specialise` makes them. With weights
+packed outside the program the two are as fast as each other on a CPU (4.3 and 4.2 ms for a step
+of a 7 M model), so dynamic ones are the default.
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx import GraphModule
 
-from dllmc.runtime.programs.base import Programs, Statistics, arguments, example_inputs
+from dllmc.runtime.programs._compile_graph import compile_graph
+from dllmc.runtime.programs.base import (
+    Programs,
+    Statistics,
+    arguments,
+    cache_shapes,
+    example_inputs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +29,7 @@ if TYPE_CHECKING:
     from dllmc.artifact import Package
     from dllmc.spec import StepPlan
 
-# Sizes of the first call of a dynamic program: all different, or Inductor would compile for
-# sizes that happen to be equal.
+# Sizes of the examples of a dynamic program: all different, as `compile_graph` asks.
 _EXAMPLE_BATCH, _EXAMPLE_ROWS, _EXAMPLE_HEAD_ROWS, _EXAMPLE_SLOTS = 3, 7, 5, 11
 # A static program is used for a smaller step if at most this share of its rows is padding.
 _PADDING = 0.25
@@ -38,49 +43,60 @@ class InductorPrograms(Programs):
     def __init__(self, package: Package, device: torch.device) -> None:
         super().__init__(package)
         self._device = device
-        self._dynamic: dict[tuple[str, bool], Callable[..., Any]] = {}
+        self._dynamic: dict[tuple[str, bool], Callable[..., Any] | None] = {}
         self._static: dict[StepPlan, Callable[..., Any]] = {}
 
     @property
     def compiled(self) -> int:
         """Programs compiled so far."""
-        return len(self._dynamic) + len(self._static)
+        return sum(p is not None for p in self._dynamic.values()) + len(self._static)
 
     def specialise(self, plans: Iterable[StepPlan]) -> None:
         """Compile a static program for each of `plans`; takes seconds to a minute each."""
         for plan in plans:
             if plan not in self._static:
-                self._static[plan] = self._compile(plan, dynamic=False)
+                self._static[plan] = self._compile(plan, {})[0]
 
     def fit(self, plan: StepPlan) -> StepPlan:
-        # Inductor would compile once more for a single row.
+        # A single row would be a size of its own to Inductor.
         least = {"rows": max(plan.rows, 2), "head_rows": max(plan.head_rows, 2)}
         plan = plan.model_copy(update=least)
         fitting = [static for static in self._static if _holds(static, plan)]
         return min(fitting, key=lambda static: (static.rows, static.head_rows), default=plan)
 
     def run(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> Statistics:
-        program = self._static.get(plan)
+        program = self._static.get(plan) or self._dynamic_program(plan)
         if program is None:
-            kind = (plan.statistics, plan.batch == 1)
-            if kind not in self._dynamic:
-                self._dynamic[kind] = self._compile(_example_of(plan), dynamic=True)
-            program = self._dynamic[kind]
+            self.specialise([plan])
+            program = self._static[plan]
         with torch.no_grad():
-            result: Statistics = program(*arguments(self.graph(plan.statistics), inputs))
+            result: Statistics = tuple(program(*arguments(self.graph(plan.statistics), inputs)))
         return result
 
-    def _compile(self, plan: StepPlan, *, dynamic: bool) -> Callable[..., Any]:
+    def _dynamic_program(self, plan: StepPlan) -> Callable[..., Any] | None:
+        """The program for all sizes, or None if Inductor's holds for some only."""
+        kind = (plan.statistics, plan.batch == 1)
+        if kind not in self._dynamic:
+            axes = _dynamic_axes(self.graph(plan.statistics), single=plan.batch == 1)
+            program, conditions = self._compile(_example_of(plan), axes)
+            self._dynamic[kind] = None if conditions else program
+        return self._dynamic[kind]
+
+    def _compile(
+        self, plan: StepPlan, dynamic: Mapping[str, tuple[int, ...]]
+    ) -> tuple[Callable[..., Any], list[str]]:
         graph = self.graph(plan.statistics)
-        # A module of its own per program: Dynamo keeps its compilations by code object.
-        module = GraphModule(graph, graph.graph)
-        # Packing pays for fixed sizes only: 5.8 ms with and 5.2 without for a dynamic step.
-        options: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": not dynamic}
-        program = torch.compile(module, dynamic=dynamic, fullgraph=True, options=options)
-        inputs = example_inputs(graph, plan, self._device)
-        with torch.no_grad(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-            program(*arguments(graph, inputs))
-        return program
+        return compile_graph(graph, example_inputs(graph, plan, self._device), dynamic)
+
+
+def _dynamic_axes(graph: Any, *, single: bool) -> dict[str, tuple[int, ...]]:
+    """Axes of every input that differ between plans: batch, rows and slots."""
+    caches = cache_shapes(graph)
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    matrices = {"tokens", "positions", "slots", "head_rows"}
+    batch = () if single else (0,)
+    axes = {name: (*batch, 1) if name in matrices else batch for name in names}
+    return axes | dict.fromkeys(caches, (*batch, 2))
 
 
 def _example_of(plan: StepPlan) -> StepPlan:
