@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections import Counter
 from typing import TYPE_CHECKING
+
+from torch.fx import GraphModule
 
 from dllmc.compiler.capture import capture
 from dllmc.compiler.verify import Probe
@@ -11,8 +15,7 @@ from dllmc.passes import PassConfig, PassContext, PassResult, Stage, ordered, pa
 from dllmc.passes.match_attention import SDPA
 
 if TYPE_CHECKING:
-    from torch import nn
-    from torch.fx import GraphModule
+    from torch import Tensor, nn
 
     from dllmc.spec import DenoiserSpec
 
@@ -26,15 +29,19 @@ ALL = ordered(
 )
 
 
+@functools.cache
+def _captured_once(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
+    return capture(module, spec)
+
+
 def captured(module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:
-    graph = capture(module, spec)
+    original = _captured_once(module, spec)
+    graph = GraphModule(original, copy.deepcopy(original.graph))
     layers = sum(node.target is SDPA for node in graph.graph.nodes)
     return graph, PassContext(spec, layers, getattr(module, "expected_matches", dict)())
 
 
-def ready_for(
-    name: str, module: nn.Module, spec: DenoiserSpec
-) -> tuple[GraphModule, PassContext]:
+def ready_for(name: str, module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:
     """The graph after all passes that run before `name`."""
     graph, context = captured(module, spec)
     for kind in ALL:
@@ -55,11 +62,15 @@ def run_and_verify(
     return result
 
 
+def logits(graph: GraphModule, *given: Tensor) -> Tensor:
+    """What a graph returns that does not give statistics yet."""
+    (result,) = graph(*given)
+    return result
+
+
 def operators(graph: GraphModule) -> Counter[str]:
     """Calls by operator, such as `aten.linear.default`."""
-    return Counter(
-        str(node.target) for node in graph.graph.nodes if node.op == "call_function"
-    )
+    return Counter(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
 
 
 def inputs(graph: GraphModule) -> list[str]:

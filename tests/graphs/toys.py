@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -19,27 +20,29 @@ SPEC = DenoiserSpec(mask_id=MASK, vocab_size=VOCAB, max_length=LONGEST, eos_ids=
 
 
 class Toy(nn.Module):
-    """Two layers, learned positions, LayerNorm, GELU; float64."""
+    """Learned positions, LayerNorm, GELU; float64."""
+
+    layers = 2
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.embed = nn.Embedding(VOCAB, WIDTH)
         self.places = nn.Embedding(LONGEST, WIDTH)
-        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(5))
-        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(2))
-        self.out = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
-        self.up = nn.ModuleList(nn.Linear(WIDTH, 2 * WIDTH) for _ in range(2))
-        self.down = nn.ModuleList(nn.Linear(2 * WIDTH, WIDTH) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2 * self.layers + 1))
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH) for _ in range(self.layers))
+        self.out = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(self.layers))
+        self.up = nn.ModuleList(nn.Linear(WIDTH, 2 * WIDTH) for _ in range(self.layers))
+        self.down = nn.ModuleList(nn.Linear(2 * WIDTH, WIDTH) for _ in range(self.layers))
         self.head = nn.Linear(WIDTH, VOCAB)
         self.eval().double().requires_grad_(False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.extra(self.place(self.embed(tokens)), tokens)
-        for layer in range(2):
+        for layer in range(self.layers):
             x = x + self.out[layer](self.attend(self.norms[2 * layer](x), layer))
             x = x + self.feed(self.norms[2 * layer + 1](x), layer)
-        return self.finish(self.norms[4](x), tokens)
+        return self.finish(self.norms[-1](x), tokens)
 
     def place(self, x: Tensor) -> Tensor:
         return x + self.places(torch.arange(x.shape[1], device=x.device))
@@ -88,6 +91,7 @@ def sinusoids(length: Any) -> Tensor:
     return torch.stack((turns.sin(), turns.cos()), dim=-1).flatten(1)
 
 
+@functools.cache
 def llada(
     dtype: torch.dtype = torch.float64, shape: str = "llada-tiny", **changes: Any
 ) -> tuple[LLaDA, DenoiserSpec]:

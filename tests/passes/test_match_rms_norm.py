@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs.passing import logits, operators, ready_for, run_and_verify
+from graphs.toys import SPEC, WIDTH, Toy, llada
+from torch import Tensor, nn
+
+from dllmc.passes.match_rms_norm import MatchRMSNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Spelling = Callable[[Tensor, Tensor], Tensor]
+
+NORM = "dllmc.rms_norm.default"
+
+
+class Normed(Toy):
+    """Adds a normalised x as `spelling` writes it."""
+
+    layers = 1
+
+    def __init__(self, spelling: Spelling, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.spelling = spelling
+        self.weight = nn.Parameter(1 + 0.1 * torch.randn(WIDTH))
+        self.to(dtype)
+
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x + self.spelling(x, self.weight)
+
+
+def widened(x: Tensor, w: Tensor) -> Tensor:
+    wide = x.float()
+    return w * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+SAME: dict[str, Spelling] = {
+    "power": lambda x, w: w * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+    "product": lambda x, w: w * (x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)),
+    "commuted": lambda x, w: (torch.rsqrt(x.pow(2).mean(2, keepdim=True) + 1e-6) * x) * w,
+    "torch": lambda x, w: F.rms_norm(x, (WIDTH,), w, 1e-6),
+    "torch, default eps": lambda x, w: F.rms_norm(x, (WIDTH,), w),
+}
+OTHER: dict[str, Spelling] = {
+    "no weight": lambda x, _: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6),
+    "torch without weight": lambda x, _: F.rms_norm(x, (WIDTH,), None, 1e-6),
+    "cube": lambda x, w: w * (x * torch.rsqrt(x.pow(3).abs().mean(-1, keepdim=True) + 1e-6)),
+    "of another tensor": lambda x, w: (
+        w * ((x + 1) * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+    ),
+    "weight from tokens": lambda x, w: (
+        (w + x) * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+    ),
+    "sum": lambda x, w: w * (x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)),
+}
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_every_norm_of_a_llada_matches(layers: int, dtype: torch.dtype) -> None:
+    graph, context = ready_for("match_rms_norm", *llada(dtype, n_layers=layers))
+    result = MatchRMSNorm().run(graph, context)
+    assert (result.matched, result.expected) == (2 * layers + 1, 2 * layers + 1)
+    assert operators(graph)[NORM] == 2 * layers + 1
+    assert not {"aten.rsqrt.default", "aten.pow.Tensor_Scalar"} & set(operators(graph))
+
+
+def test_a_llada_computes_the_same() -> None:
+    graph, context = ready_for("match_rms_norm", *llada())
+    run_and_verify("match_rms_norm", graph, context)
+
+
+@pytest.mark.parametrize("spelling", SAME.values(), ids=SAME.keys())
+def test_spellings_match(spelling: Spelling) -> None:
+    graph, context = ready_for("match_rms_norm", Normed(spelling), SPEC)
+    assert run_and_verify("match_rms_norm", graph, context).matched == 1
+    assert not {"aten.rsqrt.default", "aten.rms_norm.default"} & set(operators(graph))
+
+
+@pytest.mark.parametrize("spelling", OTHER.values(), ids=OTHER.keys())
+def test_what_is_another_function_does_not_match(spelling: Spelling) -> None:
+    graph, context = ready_for("match_rms_norm", Normed(spelling), SPEC)
+    result = run_and_verify("match_rms_norm", graph, context)
+    assert (result.matched, result.skipped_because) == (0, "nothing to match")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_matches_only_where_it_rounds_alike(dtype: torch.dtype) -> None:
+    for spelling, matched in ((widened, 1), (SAME["power"], 0), (SAME["torch"], 0)):
+        graph, context = ready_for("match_rms_norm", Normed(spelling, dtype), SPEC)
+        tokens = torch.randint(0, 12, (3, 9))
+        before = logits(graph, tokens)
+        assert MatchRMSNorm().run(graph, context).matched == matched
+        assert torch.equal(logits(graph, tokens), before)
+
+
+def test_a_norm_narrowed_to_float32_does_not_match() -> None:
+    graph, context = ready_for("match_rms_norm", Normed(widened), SPEC)
+    assert run_and_verify("match_rms_norm", graph, context).matched == 0

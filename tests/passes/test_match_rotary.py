@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from graphs.passing import logits, operators, ready_for, run_and_verify
+from graphs.toys import SPEC, Toy, angles, llada
+
+from dllmc.passes.match_rotary import MatchRotary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    Spelling = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+ROTARY = "dllmc.rotary.default"
+
+
+class Turning(Toy):
+    layers = 1
+
+    def __init__(
+        self,
+        spelling: Spelling,
+        dtype: torch.dtype = torch.float64,
+        tables: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self.spelling, self.tables = spelling, tables
+        self.to(dtype)
+
+    def turn(self, x: Tensor) -> Tensor:
+        turns = angles(x.shape[2], x.shape[3])
+        return self.spelling(x, turns.cos().to(self.tables), turns.sin().to(self.tables))
+
+
+def by_slices(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def by_chunks(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def by_split(x: Tensor) -> Tensor:
+    first, second = x.split(x.shape[-1] // 2, dim=3)
+    return torch.cat((-second, first), dim=3)
+
+
+def widened(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    wide = x.to(cos.dtype)
+    return (wide * cos + by_chunks(wide) * sin).to(x.dtype)
+
+
+def promoted(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Torch widens each product by itself; the result stays wide until attention."""
+    return (x * cos + by_chunks(x) * sin).to(x.dtype)
+
+
+SAME: dict[str, Spelling] = {
+    "chunks": lambda x, cos, sin: x * cos + by_chunks(x) * sin,
+    "slices": lambda x, cos, sin: x * cos + by_slices(x) * sin,
+    "split": lambda x, cos, sin: x * cos + by_split(x) * sin,
+    "commuted sum": lambda x, cos, sin: by_chunks(x) * sin + x * cos,
+    "commuted products": lambda x, cos, sin: cos * x + sin * by_slices(x),
+}
+OTHER: dict[str, Spelling] = {
+    "turned the other way": lambda x, cos, sin: (
+        x * cos + torch.cat((x.chunk(2, dim=-1)[1], -x.chunk(2, dim=-1)[0]), dim=-1) * sin
+    ),
+    "no turn": lambda x, cos, sin: x * cos + x * sin,
+    "of two tensors": lambda x, cos, sin: (x + 1) * cos + by_chunks(x) * sin,
+    "thirds": lambda x, cos, sin: x * cos + torch.cat((-x[..., 1:], x[..., :1]), dim=-1) * sin,
+}
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_every_rotation_of_a_llada_matches(layers: int, dtype: torch.dtype) -> None:
+    graph, context = ready_for("match_rotary", *llada(dtype, n_layers=layers))
+    result = MatchRotary().run(graph, context)
+    assert (result.matched, result.expected) == (2 * layers, 2 * layers)
+    assert operators(graph)[ROTARY] == 2 * layers
+    assert not {"aten.neg.default", "aten.chunk.default"} & set(operators(graph))
+
+
+def test_a_llada_computes_the_same() -> None:
+    graph, context = ready_for("match_rotary", *llada())
+    run_and_verify("match_rotary", graph, context)
+
+
+@pytest.mark.parametrize("spelling", SAME.values(), ids=SAME.keys())
+def test_spellings_match(spelling: Spelling) -> None:
+    graph, context = ready_for("match_rotary", Turning(spelling), SPEC)
+    assert run_and_verify("match_rotary", graph, context).matched == 2
+    assert operators(graph)[ROTARY] == 2
+
+
+@pytest.mark.parametrize("spelling", OTHER.values(), ids=OTHER.keys())
+def test_what_is_another_function_does_not_match(spelling: Spelling) -> None:
+    graph, context = ready_for("match_rotary", Turning(spelling), SPEC)
+    result = run_and_verify("match_rotary", graph, context)
+    assert (result.matched, result.skipped_because) == (0, "nothing to match")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "tables", "matched"),
+    [
+        (widened, torch.float32, 2),
+        (SAME["chunks"], torch.bfloat16, 2),
+        (promoted, torch.float32, 0),
+    ],
+)
+def test_half_precision_matches_only_where_it_rounds_alike(
+    spelling: Spelling, tables: torch.dtype, matched: int
+) -> None:
+    module = Turning(spelling, torch.bfloat16, tables)
+    graph, context = ready_for("match_rotary", module, SPEC)
+    tokens = torch.randint(0, 12, (3, 9))
+    before = logits(graph, tokens)
+    assert MatchRotary().run(graph, context).matched == matched
+    assert torch.equal(logits(graph, tokens), before)
