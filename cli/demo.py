@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dllmc.cli._config import describe
 from dllmc.cli._console import output, remark, say, status, table
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Of opposite needs: tokens that the prompt alone decides, and tokens that must agree.
 TASKS = ("copy", "words-to-sentence")
+# The answers of both have at most 13 tokens.
+_RESPONSE = 16
 _SHOWN_PROMPTS = 3
 
 
@@ -54,6 +56,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="of tuning, per task")
     parser.add_argument("--margin", type=float, default=0.02)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--max-new-tokens", type=int, default=_RESPONSE)
     parser.add_argument("--folder", type=Path, default=Path("build"))
     return parser.parse_args(arguments)
 
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"  {report.record}  {report.task}, {report.status}: {describe(report.config)}")
     say("\na fresh process loads the artifact and generates", style="bold")
     for task in tasks:
-        _generate(artifact, task)
+        _generate(artifact, task, options.max_new_tokens)
 
 
 def _compile(options: argparse.Namespace, artifact: Path) -> Engine:
@@ -110,6 +113,7 @@ def _tune(options: argparse.Namespace, engine: Engine, task: Task, database: Pat
         trials=options.trials,
         db=database,
         batch=options.batch,
+        max_new_tokens=options.max_new_tokens,
     )
     counts = ", ".join(f"{count} {name}" for name, count in report.trials.items())
     say(f"{counts} in {report.spent:.0f} s")
@@ -119,7 +123,7 @@ def _tune(options: argparse.Namespace, engine: Engine, task: Task, database: Pat
 
 
 def _comparison(reports: Sequence[TuningReport]) -> Table:
-    numbers = ("exact", "NFE", "tokens/s", "speed")
+    numbers = ("exact", "NFE", "tokens/s", "x reference", "x baseline")
     found = table("task", "configuration", *numbers, "decoded by", right=numbers)
     for report in reports:
         for row in report.rows:
@@ -129,7 +133,8 @@ def _comparison(reports: Sequence[TuningReport]) -> Table:
                 f"{row.exact_match:.3f}",
                 f"{row.nfe_mean:.1f}",
                 f"{row.tokens_per_second:,.0f}",
-                f"{row.ratio:.2f}x",
+                f"{row.tokens_per_second / report.rows[0].tokens_per_second:.1f}",
+                f"{row.ratio:.2f}",
                 describe(row.config),
                 style="bold" if row.name == "tuned" else None,
             )
@@ -137,15 +142,16 @@ def _comparison(reports: Sequence[TuningReport]) -> Table:
     return found
 
 
-def _generate(artifact: Path, task: Task) -> None:
-    """Prompts of `task`, answered by a process that knows the artifact alone."""
-    samples = task.samples("test", _SHOWN_PROMPTS, seed=1)
-    prompts = [sample.prompt for sample in samples]
-    command = ["generate", str(artifact), *prompts, "--task", task.name, "--json"]
+def _generate(artifact: Path, task: Task, length: int) -> None:
+    """Let a process that knows the artifact alone answer prompts of `task`."""
+    prompts = [sample.prompt for sample in task.samples("test", _SHOWN_PROMPTS, seed=1)]
+    options = ["--task", task.name, "--max-new-tokens", str(length)]
+    words = ["generate", str(artifact), *prompts, *options]
     environment = os.environ | {"DLLMC_TUNING_DB": str(artifact.parent / "no-database")}
-    with status(f"dllmc generate {artifact} ... --task {task.name}"):
+    say(f"dllmc {shlex.join(words)}", style="dim")
+    with status("waiting for it"):
         ran = subprocess.run(
-            [sys.executable, "-m", "dllmc.cli", *command],
+            [sys.executable, "-m", "dllmc.cli", *words],
             env=environment,
             capture_output=True,
             text=True,
@@ -153,12 +159,7 @@ def _generate(artifact: Path, task: Task) -> None:
         )
     if ran.returncode:
         raise DllmcError(f"`dllmc generate {artifact}` failed: {ran.stderr.strip()}")
-    answers: list[dict[str, Any]] = json.loads(ran.stdout)
-    found = table("prompt", "answer", "NFE", "record", "match", right=("NFE",))
-    for prompt, answer in zip(prompts, answers, strict=True):
-        record = str(answer["record"])
-        found.add_row(prompt, answer["text"], str(answer["nfe"]), record, answer["match"])
-    output().print(found)
+    say(ran.stdout)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _gpu() -> Finding:
 
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "no device"
-        return Finding("NVIDIA GPU", "off", built, "nothing, unless there is one")
+        return Finding("NVIDIA GPU", "off", built, "where there is one: torch for CUDA")
     from dllmc.runtime.hardware import detect_hardware
 
     key = detect_hardware(torch.device("cuda"))

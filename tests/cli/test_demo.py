@@ -21,10 +21,11 @@ def test_it_compiles_tunes_deploys_and_generates(
     out = capsys.readouterr().out
     [record] = Store(tmp_path / "demo-db").records()
     assert f"wrote {tmp_path / 'embedded.dllm'}" in out
-    assert re.search(r"^copy, \d+ \w+ prompts +QUALITY_REFERENCE +0\.000 +32\.0", out, re.M)
+    assert re.search(r"^copy, \d+ \w+ prompts +QUALITY_REFERENCE +0\.000 +16\.0", out, re.M)
     assert f"{record.id}  copy, {record.status}: " in out
-    generated = out.partition("a fresh process")[2].splitlines()[2:]
-    assert sum(line.startswith("copy: ") for line in generated) == 3
+    generated = out.partition("a fresh process")[2].splitlines()
+    assert sum(line.startswith("prompt  copy: ") for line in generated) == 3
+    assert sum(line.startswith("decoded with ") for line in generated) == 1
 
 
 def test_an_unknown_task_is_one_line(
