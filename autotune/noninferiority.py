@@ -137,7 +137,7 @@ def _score(wins: NDArray[np.int64], losses: NDArray[np.int64], n: int, margin: f
 
 def _tail(winning: float, n: int, margin: float, observed: float) -> float:
     """P(score >= observed) if wins have probability `winning` and losses `margin` more."""
-    losing = min(1.0, winning + margin)
+    losing = min(1.0, max(0.0, winning + margin))  # but for rounding it is within
     wins, losses = _window(winning, n)[:, None], _window(losing, n)[None, :]
     ties = n - wins - losses
     factorials = _log_factorials(n)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllmc.runtime.programs._compile_graph import compile_graph
 from dllmc.runtime.programs.base import (
     Programs,
     Statistics,
@@ -85,6 +84,9 @@ class InductorPrograms(Programs):
     def _compile(
         self, plan: StepPlan, dynamic: Mapping[str, tuple[int, ...]]
     ) -> tuple[Callable[..., Any], list[str]]:
+        # Importing Inductor takes seconds, which a process that runs eagerly need not wait.
+        from dllmc.runtime.programs._compile_graph import compile_graph
+
         graph = self.graph(plan.statistics)
         return compile_graph(graph, example_inputs(graph, plan, self._device), dynamic)
 
