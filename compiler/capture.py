@@ -59,7 +59,9 @@ def capture(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
 def _reason(error: Exception) -> str:
     """The first line of `error`, or what it says of batch and length."""
     text = str(error).strip()
-    fixed = re.search(r"marked (\w+) as dynamic .* specialized it to be a constant \((\d+)\)", text)
+    fixed = re.search(
+        r"marked (\w+) as dynamic .* specialized it to be a constant \((\d+)\)", text
+    )
     if fixed:
         return f"its code works for `{fixed[1]}` = {fixed[2]} only, and takes it for a number"
     return (text.splitlines() or [type(error).__name__])[0]
@@ -70,15 +72,13 @@ def _without_mutation(program: ExportedProgram) -> ExportedProgram:
 
     Only where needed, since the rewriting loses source lines.
     """
-    signature = program.graph_signature
-    if signature.buffers_to_mutate:
-        names = ", ".join(signature.buffers_to_mutate.values())
-        raise ValueError(f"the forward changes the buffers {names}")
     if not any(_mutates(node.target) for node in program.graph.nodes):
         return program
     plain: ExportedProgram = program.run_decompositions({})
-    if plain.graph_signature.buffers_to_mutate or plain.graph_signature.user_inputs_to_mutate:
-        raise ValueError("the forward changes its input or a buffer")
+    signature = plain.graph_signature
+    changed = {*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()}
+    if changed:
+        raise ValueError(f"the forward changes {', '.join(sorted(changed))}; it must not")
     return plain
 
 

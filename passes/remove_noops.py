@@ -34,7 +34,6 @@ class RemoveNoops(GraphPass):
 
     name = "remove_noops"
     stage = Stage.CANONICALISE
-    optional = True
 
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from graphs.toys import MASK, SPEC, Toy, llada
+from torch import Tensor, nn
+
+from dllmc import kernels
+from dllmc.compiler import CompiledModel, compile_model, pipeline
+from dllmc.compiler.pipeline import configure
+from dllmc.models import LoadedModel, load_model
+from dllmc.passes import PassConfig, ordered
+from dllmc.passes.fuse_head_statistics import FuseHeadStatistics
+from dllmc.passes.insert_cache import InsertCache
+from dllmc.passes.match_rms_norm import MatchRMSNorm
+from dllmc.passes.match_rotary import MatchRotary
+from dllmc.passes.merge_projections import MergeProjections
+from dllmc.passes.narrow_head_rows import NarrowHeadRows
+from dllmc.passes.positionalise import Positionalise
+from dllmc.runtime.engine import Engine
+from dllmc.spec import (
+    CaptureError,
+    ConfigError,
+    DenoiserSpec,
+    PassError,
+    UsageError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from dllmc.passes import GraphPass, PassContext
+
+
+def compiled(model: Any, **options: Any) -> CompiledModel:
+    return compile_model(model, engine_of=Engine, backend="eager", **options)
+
+
+def loaded(**changes: Any) -> LoadedModel:
+    module, spec = llada(torch.float32, **changes)
+    return LoadedModel(module, spec, None, "tiny", None, {})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"n_kv_heads": 2},
+        {"n_layers": 1, "n_kv_heads": 1},
+        {"n_layers": 3, "weight_tying": True},
+        {"include_qkv_bias": True, "embedding_size": 101},
+    ],
+    ids=str,
+)
+def test_every_pass_over_a_llada_is_verified(changes: dict[str, Any]) -> None:
+    model = compiled(loaded(**changes), verify=True)
+    assert [r.name for r in model.report if r.matched == 0] == []
+    layers = changes.get("n_layers", 2)
+    expected = {r.name: r.expected for r in model.report}
+    assert expected["match_attention"] == expected["insert_cache"] == layers
+    assert expected["match_rms_norm"] == 2 * layers + 1
+
+
+def test_half_precision_compiles_with_the_same_matches() -> None:
+    module, spec = llada(torch.bfloat16)
+    model = compiled(LoadedModel(module, spec, None, "tiny", None, {}), verify=True)
+    assert model.package.dtype == "bfloat16"
+    assert {r.name: r.matched for r in model.report}["match_rotary"] == 4
+
+
+def test_verification_leaves_the_model_as_it_was() -> None:
+    model = loaded()
+    before = {name: t.clone() for name, t in model.module.state_dict().items()}
+    compiled(model, verify=True)
+    after = model.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {t.dtype for t in after.values()} == {torch.float32}
+
+
+def test_a_package_holds_what_the_runtime_needs() -> None:
+    package = compiled(load_model("random:llada-tiny-gqa")).package
+    assert (package.name, package.dtype, package.backend) == (
+        "random:llada-tiny-gqa",
+        "float32",
+        "eager",
+    )
+    assert set(package.graphs) == {"greedy", "sampled"}
+    assert len(package.weights_sha256) == 64
+    assert [entry["name"] for entry in package.report][:2] == ["remove_noops", "match_attention"]
+
+
+def test_weights_are_hashed_by_content() -> None:
+    hashes = [
+        compiled(load_model("random:llada-tiny", seed=s)).package.weights_sha256 for s in (0, 0, 1)
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_bare_module_with_a_spec() -> None:
+    model = compiled(Toy().float(), spec=SPEC, verify=True)
+    assert model.package.name == "Toy"
+    output = model.engine().generate([1, 2, 3], max_new_tokens=6, config={})
+    assert MASK not in output.tokens
+
+
+def test_a_bare_module_without_a_spec_is_refused() -> None:
+    with pytest.raises(UsageError, match="needs `spec`=DenoiserSpec"):
+        compiled(Toy())
+
+
+def test_a_module_in_training_is_compiled_in_evaluation_mode() -> None:
+    class Dropping(Toy):
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            return nn.functional.dropout(x, 0.5, self.training)
+
+    assert compiled(Dropping().float().train(), spec=SPEC).report
+
+
+class Silent(nn.Module):
+    """Attention by hand, which is not found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(13, 8)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        x = (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return nn.functional.linear(x, self.embed.weight)
+
+
+def test_a_module_without_attention_is_refused() -> None:
+    with pytest.raises(CaptureError, match="Silent has no scaled_dot_product_attention call"):
+        compiled(Silent(), spec=SPEC)
+
+
+def test_mixed_weights_are_refused() -> None:
+    module = Toy().float()
+    module.head.double()
+    module.finish = lambda x, _: module.head(x.double())  # type: ignore[method-assign]
+    with pytest.raises(CaptureError, match=r"dtypes torch\.float32, torch\.float64; convert"):
+        compiled(module, spec=SPEC)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"attention": "block_causal", "block_length": 4}, {"logit_shift": 1}],
+    ids=str,
+)
+def test_what_this_version_cannot_compile_is_refused(changes: dict[str, Any]) -> None:
+    spec = DenoiserSpec(**(SPEC.model_dump() | changes))
+    with pytest.raises(ConfigError, match=f"`{next(iter(changes))}`=.* cannot be compiled"):
+        compiled(Toy().float(), spec=spec)
+
+
+def test_an_unknown_back_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="`backend`='inducter' is unknown; did you mean `induct"):
+        compile_model(loaded(), engine_of=Engine, backend="inducter")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"match_rms_nrom": {}}, "no pass `match_rms_nrom`; did you mean `match_rms_norm`"),
+        (
+            {"match_rotary": {"enabeld": False}},
+            "`match_rotary`: `enabeld`=False: .* takes enabled",
+        ),
+        ({"match_rotary": {"enabled": "so so"}}, "`match_rotary`: `enabled`='so so'"),
+        ({"remove_noops": {"enabled": False}}, "`remove_noops` cannot be disabled"),
+        ({"insert_cache": {"enabled": False}}, "`insert_cache` cannot be disabled"),
+        ({"positionalise": PassConfig(enabled=False)}, "`positionalise` cannot be disabled"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compiled(loaded(), passes=options)
+
+
+@pytest.mark.parametrize("kind", [k for k in ordered(*pipeline._MAIN) if k.optional])
+def test_an_optional_pass_may_be_disabled(kind: type[GraphPass]) -> None:
+    model = loaded()
+    plain = compiled(model).engine().generate([1, 2, 3], max_new_tokens=8, config={})
+    partial = compiled(model, verify=True, passes={kind.name: {"enabled": False}})
+    skipped = {r.name: r.skipped_because for r in partial.report}
+    assert skipped[kind.name] == "disabled"
+    assert partial.engine().generate([1, 2, 3], max_new_tokens=8, config={}).tokens == plain.tokens
+
+
+def test_options_may_be_given_typed() -> None:
+    config = PassConfig(enabled=False)
+    assert configure({"match_swiglu": config}) == {"match_swiglu": config}
+
+
+class WrongEps(MatchRMSNorm):
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        matched = super().rewrite(module, context)
+        for node in module.graph.nodes:
+            if node.target is kernels.canonical("rms_norm"):
+                node.update_arg(2, 1e-3)
+        return matched
+
+
+class SwappedTables(MatchRotary):
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        matched = super().rewrite(module, context)
+        for node in module.graph.nodes:
+            if node.target is kernels.canonical("rotary"):
+                x, cos, sin = node.args
+                node.args = (x, sin, cos)
+        return matched
+
+
+class FirstPositions(Positionalise):
+    """Every row turns as the first does."""
+
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        matched = super().rewrite(module, context)
+        for node in module.graph.nodes:
+            if node.target is torch.ops.aten.index.Tensor:
+                table, (positions,) = node.args
+                with module.graph.inserting_before(node):
+                    first = module.graph.call_function(torch.zeros_like, (positions,))
+                node.args = (table, [first])
+        return matched
+
+
+class FirstRows(NarrowHeadRows):
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        matched = super().rewrite(module, context)
+        for node in module.graph.nodes:
+            if node.target is kernels.canonical("gather_rows"):
+                with module.graph.inserting_before(node):
+                    first = module.graph.call_function(torch.zeros_like, (node.args[1],))
+                node.update_arg(1, first)
+                break
+        return matched
+
+
+class WrongMask(FuseHeadStatistics):
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        matched = super().rewrite(module, context)
+        for node in module.graph.nodes:
+            if node.target is kernels.canonical("head_statistics"):
+                node.update_arg(3, -1)
+        return matched
+
+
+class WrongOrder(MergeProjections):
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        matched = super().rewrite(module, context)
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                if name.startswith("merged_"):
+                    buffer.copy_(buffer.flip(0))
+        return matched
+
+
+class OneSlotTooFew(InsertCache):
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        matched = super().rewrite(module, context)
+        inputs = {n.target: n for n in module.graph.nodes if n.op == "placeholder"}
+        for node in module.graph.nodes:
+            if node.target is kernels.canonical("cached_attention"):
+                limit = inputs["key_limit"]
+                with module.graph.inserting_before(node):
+                    less = module.graph.call_function(torch.sub, (limit, 1))
+                node.update_arg(6, less)
+        return matched
+
+
+BROKEN = [
+    (WrongEps, "changed the logits"),
+    (SwappedTables, "changed the logits"),
+    (FirstPositions, "changed the logits"),
+    (FirstRows, "changed the logits"),
+    (WrongMask, "changed candidate tokens"),
+    (WrongOrder, "changed"),
+    (OneSlotTooFew, "changed"),
+]
+
+
+@pytest.mark.parametrize(("broken", "message"), BROKEN, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_broken_pass_is_caught(
+    broken: type[GraphPass], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_broken(*stages: Any) -> tuple[type[GraphPass], ...]:
+        return tuple(broken if k.name == broken.name else k for k in ordered(*stages))
+
+    monkeypatch.setattr(pipeline, "ordered", with_broken)
+    # The mask would win many rows if it could.
+    module = copy.deepcopy(loaded().module)
+    module.model["transformer"].ff_out.weight[95] *= 9
+    with pytest.raises(VerificationError, match=f"`{broken.name}` {message}"):
+        compiled(dataclasses.replace(loaded(), module=module), verify=True)
+
+
+def test_a_model_that_promises_more_than_it_has_is_an_error() -> None:
+    class Boastful(Toy):
+        def expected_matches(self) -> dict[str, int]:
+            return {"match_swiglu": 2}
+
+    with pytest.raises(PassError, match="`match_swiglu` matched 0 sites where the model has 2"):
+        compiled(Boastful().float(), spec=SPEC)
+
+
+def test_callers_see_the_graph_after_every_pass() -> None:
+    seen: list[str] = []
+    compiled(loaded(), before_and_after=lambda name, _: seen.append(name))
+    main = [kind.name for kind in ordered(*pipeline._MAIN)]
+    assert seen == ["capture", *main, "sample_candidates", "lower_operators", "lower_operators"]
