@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -10,81 +9,65 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from dllmc.artifact._manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    NOTICES,
+    TOKENIZER,
+    WEIGHTS,
+    Manifest,
+    check_file,
+    hash_file,
+    is_artifact,
+    listed_files,
+    read_json,
+    read_manifest,
+    write_atomically,
+)
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
-from dllmc.spec import ArtifactError, DenoiserSpec
-
-FORMAT_VERSION = 1
-_MANIFEST, _WEIGHTS, _TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
-_RECORDS, _NOTICES = "records.json", "NOTICES.txt"
+from dllmc.spec import ArtifactError
 
 
-class Manifest(BaseModel):
-    """`manifest.json`.
-
-    Attributes:
-        format_version: Of the layout; another one is refused.
-        dllmc: Version that wrote the artifact.
-        torch: Version that captured the graphs.
-        name: Of the model.
-        backend: How steps run.
-        target: Device kind that the graphs were lowered for.
-        dtype: Of weights and activations.
-        spec: Of the denoiser.
-        weights_sha256: Hash of the weights' names and contents.
-        programs: Graph files by statistics set.
-        report: What each pass did.
-        files: sha256 of every other file, by its relative path.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: int
-    dllmc: str
-    torch: str
-    name: str
-    backend: Literal["eager", "inductor"]
-    target: Literal["cpu", "cuda"]
-    dtype: Literal["float32", "float64", "bfloat16", "float16"]
-    spec: DenoiserSpec
-    weights_sha256: str
-    programs: dict[str, str]
-    report: list[dict[str, Any]]
-    files: dict[str, str]
-
-
-def save_package(package: Package, path: str | Path, *, target: str = "cpu") -> Path:
+def save_package(package: Package, path: str | Path, *, target: str | None = None) -> Path:
     """Write `package` as the folder `path`, replacing an artifact that stands there.
 
-    The folder appears whole: it is written beside its place and renamed.
+    The folder appears whole: it is written beside its place and renamed. If that fails, what
+    stood there stands there still.
+
+    Args:
+        package: From a compilation.
+        path: Of the folder.
+        target: Device kind that the graphs were lowered for; None is where the weights are.
 
     Raises:
-        ArtifactError: Something that is no artifact stands at `path`.
+        ArtifactError: Something that is no artifact stands at `path`, or files in it that are
+            not the artifact's.
     """
     destination = Path(path)
-    if destination.exists() and not (destination / _MANIFEST).is_file():
-        raise ArtifactError(f"`{destination}` exists and is no artifact; choose another path")
+    _check_replaceable(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    retired = staging.with_name(f"{staging.name}.old")
     try:
         _write(package, staging, target)
         staging.chmod(0o755)
-        retired = staging.with_suffix(".old")
         if destination.exists():
             os.replace(destination, retired)
         os.replace(staging, destination)
-        shutil.rmtree(retired, ignore_errors=True)
     except BaseException:
+        if retired.exists() and not destination.exists():
+            os.replace(retired, destination)
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    shutil.rmtree(retired, ignore_errors=True)
     return destination
 
 
@@ -92,25 +75,24 @@ def load_package(path: str | Path) -> Package:
     """Read an artifact.
 
     Version and target are checked first, then the hash of every file, and only then is anything
-    built. Nothing is unpickled.
+    built. Nothing is unpickled, and no file is read that the manifest does not list.
 
     Raises:
         ArtifactError: The folder is no artifact, is damaged, or is of another format version.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
-        _check_file(folder, name, expected)
+        check_file(folder, name, expected)
     try:
-        weights = load_file(folder / _WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
     except SafetensorError as error:
-        raise ArtifactError(f"`{folder / _WEIGHTS}` is damaged: {error}; compile again") from None
+        raise ArtifactError(f"`{folder / WEIGHTS}` is damaged: {error}; compile again") from None
     graphs = {
-        statistics: graph_from_json(json.loads((folder / file).read_text()), weights)
+        statistics: graph_from_json(read_json(folder / file), weights)
         for statistics, file in manifest.programs.items()
     }
-    tokenizer = folder / _TOKENIZER
-    notices = folder / _NOTICES
+    listed = manifest.files
     return Package(
         name=manifest.name,
         spec=manifest.spec,
@@ -118,29 +100,33 @@ def load_package(path: str | Path) -> Package:
         backend=manifest.backend,
         graphs=graphs,
         weights_sha256=manifest.weights_sha256,
-        tokenizer=Tokenizer.from_file(str(tokenizer)) if tokenizer.is_file() else None,
+        tokenizer=_read_tokenizer(folder / TOKENIZER) if TOKENIZER in listed else None,
         report=manifest.report,
-        records=json.loads((folder / _RECORDS).read_text()),
-        notices=notices.read_text() if notices.is_file() else "",
+        records=_read_records(folder, manifest),
+        notices=(folder / NOTICES).read_text() if NOTICES in listed else "",
     )
 
 
 def add_records(path: str | Path, records: list[dict[str, Any]]) -> None:
     """Put tuning records into the artifact at `path`, replacing those of the same `id`.
 
+    Whenever this is interrupted, the artifact is whole, with the old records or the new.
+
     Raises:
         ArtifactError: The folder is no artifact of this version.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
-    _check_file(folder, _RECORDS, manifest.files[_RECORDS])
-    known = {record["id"]: record for record in json.loads((folder / _RECORDS).read_text())}
+    manifest = read_manifest(folder)
+    check_file(folder, manifest.records, manifest.files[manifest.records])
+    known = {record["id"]: record for record in _read_records(folder, manifest)}
     known |= {record["id"]: record for record in records}
-    text = json.dumps(list(known.values()), indent=1, sort_keys=True)
-    _write_atomically(folder / _RECORDS, text)
-    hashes = {**manifest.files, _RECORDS: hashlib.sha256(text.encode()).hexdigest()}
-    updated = manifest.model_copy(update={"files": hashes})
-    _write_atomically(folder / _MANIFEST, updated.model_dump_json(indent=1))
+    name, digest, text = _records_file(list(known.values()))
+    write_atomically(folder / name, text)
+    hashes = {k: v for k, v in manifest.files.items() if k != manifest.records} | {name: digest}
+    updated = manifest.model_copy(update={"files": hashes, "records": name})
+    write_atomically(folder / MANIFEST, updated.model_dump_json(indent=1))
+    if name != manifest.records:
+        (folder / manifest.records).unlink(missing_ok=True)
 
 
 def hash_weights(weights: dict[str, torch.Tensor]) -> str:
@@ -149,95 +135,83 @@ def hash_weights(weights: dict[str, torch.Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
-        digest.update(tensor.view(torch.uint8).numpy().data)
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _write(package: Package, folder: Path, target: str) -> None:
+def _check_replaceable(destination: Path) -> None:
+    if not destination.exists():
+        return
+    if not is_artifact(destination):
+        raise ArtifactError(f"`{destination}` exists and is no artifact; choose another path")
+    files = {str(f.relative_to(destination)) for f in destination.rglob("*") if not f.is_dir()}
+    # An interrupted `add_records` may have left a file of its own.
+    strangers = {
+        name for name in files - listed_files(destination) if not name.startswith("records-")
+    }
+    if strangers:
+        raise ArtifactError(
+            f"`{destination}` holds `{min(strangers)}`, which is not the artifact's and would be "
+            "lost; move it, or choose another path"
+        )
+
+
+def _write(package: Package, folder: Path, target: str | None) -> None:
     weights = weights_of(*package.graphs.values())
-    save_file({k: v.cpu().contiguous() for k, v in weights.items()}, folder / _WEIGHTS)
+    if target is None:
+        target = next(iter(weights.values())).device.type
+    # Clones, since the format refuses tensors that share memory.
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, folder / WEIGHTS
+    )
     (folder / "programs").mkdir()
     programs = {}
     for statistics, graph in package.graphs.items():
         programs[statistics] = f"programs/{statistics}.json"
         (folder / programs[statistics]).write_text(json.dumps(graph_to_json(graph)))
     if package.tokenizer is not None:
-        package.tokenizer.save(str(folder / _TOKENIZER))
+        package.tokenizer.save(str(folder / TOKENIZER))
     if package.notices:
-        (folder / _NOTICES).write_text(package.notices)
-    (folder / _RECORDS).write_text(json.dumps(package.records, indent=1, sort_keys=True))
+        (folder / NOTICES).write_text(package.notices)
+    records, _, text = _records_file(package.records)
+    (folder / records).write_text(text)
     written = sorted(file for file in folder.rglob("*") if file.is_file())
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        dllmc=importlib.metadata.version("dllmc"),
-        torch=torch.__version__,
-        name=package.name,
-        backend=package.backend,
-        target=target,
-        dtype=package.dtype,
-        spec=package.spec,
-        weights_sha256=package.weights_sha256,
-        programs=programs,
-        report=package.report,
-        files={str(file.relative_to(folder)): _hash_file(file) for file in written},
+    manifest = Manifest.model_validate(
+        {
+            "format_version": FORMAT_VERSION,
+            "dllmc": importlib.metadata.version("dllmc"),
+            "torch": torch.__version__,
+            "name": package.name,
+            "backend": package.backend,
+            "target": target,
+            "dtype": package.dtype,
+            "spec": package.spec,
+            "weights_sha256": package.weights_sha256,
+            "programs": programs,
+            "records": records,
+            "report": package.report,
+            "files": {file.relative_to(folder).as_posix(): hash_file(file) for file in written},
+        }
     )
-    (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    if not folder.is_dir():
-        raise ArtifactError(f"there is no artifact at `{folder}`; `dllmc compile` makes one")
+def _records_file(records: list[dict[str, Any]]) -> tuple[str, str, str]:
+    """Name, hash and content of the file that holds `records`."""
+    text = json.dumps(records, indent=1, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"records-{digest[:16]}.json", digest, text
+
+
+def _read_records(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    records = read_json(folder / manifest.records)
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise ArtifactError(f"`{folder / manifest.records}` is damaged; compile again")
+    return records
+
+
+def _read_tokenizer(file: Path) -> Tokenizer:
     try:
-        data = json.loads((folder / _MANIFEST).read_text())
-        version = data["format_version"]
-    except FileNotFoundError:
-        raise ArtifactError(f"`{folder}` has no {_MANIFEST}; it is no artifact") from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-        raise ArtifactError(f"`{folder / _MANIFEST}` is damaged; compile again") from None
-    if version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"`{folder}` has artifact format {version} and this dllmc reads {FORMAT_VERSION}; "
-            f"compile again, or use the dllmc that wrote it ({data.get('dllmc', 'unknown')})"
-        )
-    try:
-        return Manifest.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(
-            f"`{folder / _MANIFEST}` is damaged at `{field}`: {first['msg']}; compile again"
-        ) from None
-
-
-def _check_file(folder: Path, name: str, expected: str) -> None:
-    file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(f"the artifact `{folder}` names the file `{name}` outside itself")
-    if not file.is_file():
-        raise ArtifactError(
-            f"the artifact `{folder}` lacks `{name}`; copy it whole or compile again"
-        )
-    if _hash_file(file) != expected:
-        raise ArtifactError(
-            f"`{file}` is not the file that was written (its hash differs); copy the artifact "
-            "again or compile again"
-        )
-
-
-def _hash_file(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, file)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
-        raise
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ArtifactError(f"`{file}` is damaged: {error}; compile again") from None

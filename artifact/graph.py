@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NAMESPACES = ("aten", "dllmc")
+# Reads and writes files; no graph of a model has it.
+_FORBIDDEN = ("aten.from_file",)
 _PYTHON = {
     name: getattr(operator, name)
     for name in ("getitem", "add", "sub", "mul", "floordiv", "mod", "neg")
@@ -51,38 +53,44 @@ def graph_from_json(data: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
         ArtifactError: The data names an operator, a node or a weight that does not exist.
     """
     graph, known = Graph(), dict[str, Node]()
-    constants: dict[str, torch.Tensor] = {}
+    root = torch.nn.Module()
     try:
         for entry in data["nodes"]:
-            op, name = entry["op"], entry["name"]
-            if op == "placeholder":
-                node = graph.placeholder(entry["target"])
-            elif op == "get_attr":
-                target = entry["target"]
-                attribute = target.replace(".", "__")
-                constants[attribute] = weights[target]
-                node = graph.get_attr(attribute)
-            elif op == "call_function":
-                args = tuple(_decode(arg, known) for arg in entry["args"])
-                kwargs = {k: _decode(v, known) for k, v in entry.get("kwargs", {}).items()}
-                node = graph.call_function(_target(entry["target"]), args, kwargs)
-            elif op == "output":
-                graph.output(_decode(entry["args"][0], known))
-                continue
-            else:
-                raise ArtifactError(f"a graph node has the unknown kind `{op}`")
-            if "cache_shape" in entry:
-                node.meta["cache_shape"] = tuple(entry["cache_shape"])
-            known[name] = node
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+            known[entry["name"]] = _add_node(graph, entry, known, root, weights)
+        graph.lint()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise ArtifactError(
             f"a graph of the artifact is damaged at {error}; compile again"
         ) from None
-    root = torch.nn.Module()
-    for attribute, tensor in constants.items():
-        root.register_buffer(attribute, tensor)
-    graph.lint()
     return GraphModule(root, graph)
+
+
+def _add_node(
+    graph: Graph,
+    entry: Mapping[str, Any],
+    known: Mapping[str, Node],
+    root: torch.nn.Module,
+    weights: Mapping[str, torch.Tensor],
+) -> Node:
+    op = entry["op"]
+    if op == "placeholder":
+        node = graph.placeholder(entry["target"])
+    elif op == "get_attr":
+        attribute = entry["target"].replace(".", "__")
+        root.register_buffer(attribute, weights[entry["target"]])
+        node = graph.get_attr(attribute)
+    elif op == "call_function":
+        args = tuple(_decode(arg, known) for arg in entry["args"])
+        kwargs = {key: _decode(value, known) for key, value in entry.get("kwargs", {}).items()}
+        node = graph.call_function(_target(entry["target"]), args, kwargs)
+    elif op == "output":
+        node = graph.output(_decode(entry["args"][0], known))
+    else:
+        raise ArtifactError(f"a graph node has the unknown kind `{op}`")
+    if "cache_shape" in entry:
+        groups, width = entry["cache_shape"]
+        node.meta["cache_shape"] = (int(groups), int(width))
+    return node
 
 
 def weights_of(*modules: GraphModule) -> dict[str, torch.Tensor]:
@@ -113,7 +121,7 @@ def _target(name: str) -> Any:
         return _PYTHON[rest]
     packet, _, overload = rest.partition(".")
     found = None
-    if namespace in _NAMESPACES:
+    if namespace in _NAMESPACES and f"{namespace}.{packet}" not in _FORBIDDEN:
         found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
     if not isinstance(found, torch._ops.OpOverload):
         raise ArtifactError(

@@ -1,0 +1,170 @@
+"""`manifest.json`: what an artifact holds, and the hash of every file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dllmc.spec import ArtifactError, DenoiserSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT_VERSION = 1
+MANIFEST, WEIGHTS, TOKENIZER, NOTICES = (
+    "manifest.json",
+    "weights.safetensors",
+    "tokenizer.json",
+    "NOTICES.txt",
+)
+_FORMAT: Literal["dllmc artifact"] = "dllmc artifact"
+
+
+class Manifest(BaseModel):
+    """`manifest.json`.
+
+    Attributes:
+        format: Tells it apart from the manifests of other things.
+        format_version: Of the layout; another one is refused.
+        dllmc: Version that wrote the artifact.
+        torch: Version that captured the graphs.
+        name: Of the model.
+        backend: How steps run.
+        target: Device kind that the graphs were lowered for.
+        dtype: Of weights and activations.
+        spec: Of the denoiser.
+        weights_sha256: Hash of the weights' names and contents.
+        programs: Graph files by statistics set.
+        records: File of the tuning records. Its name follows from its content, so that
+            replacing the manifest replaces both at once.
+        report: What each pass did.
+        files: sha256 of every other file, by its relative path. Only these are ever read.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["dllmc artifact"] = _FORMAT
+    format_version: int
+    dllmc: str
+    torch: str
+    name: str
+    backend: Literal["eager", "inductor"]
+    target: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "float64", "bfloat16", "float16"]
+    spec: DenoiserSpec
+    weights_sha256: str
+    programs: dict[str, str] = Field(min_length=1)
+    records: str
+    report: list[dict[str, Any]]
+    files: dict[str, str]
+
+    def missing(self) -> list[str]:
+        """Files that must be listed and are not."""
+        needed = (WEIGHTS, self.records, *self.programs.values())
+        return [name for name in needed if name not in self.files]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of `folder`.
+
+    Raises:
+        ArtifactError: There is none, or it is damaged or of another version.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no artifact at `{folder}`; `dllmc compile` makes one")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"`{folder}` has no {MANIFEST}; it is no artifact")
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        raise ArtifactError(f"`{path}` is not that of an artifact; give an artifact's folder")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"`{folder}` has artifact format {version} and this dllmc reads {FORMAT_VERSION}; "
+            f"compile again, or use the dllmc that wrote it ({data.get('dllmc', 'unknown')})"
+        )
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"`{path}` is damaged at `{field}`: {first['msg']}; compile again"
+        ) from None
+    if manifest.missing():
+        names = ", ".join(manifest.missing())
+        raise ArtifactError(f"`{path}` has no hash of {names}; compile again")
+    return manifest
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether `folder` holds an artifact, of whatever version."""
+    try:
+        data = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("format") == _FORMAT
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Names in the manifest of an artifact of whatever version, its own among them."""
+    data = json.loads((folder / MANIFEST).read_text())
+    files = data.get("files")
+    return {MANIFEST, *(files if isinstance(files, dict) else ())}
+
+
+def check_file(folder: Path, name: str, expected: str) -> None:
+    """Raise `ArtifactError` unless `name` is the file of `folder` that was written."""
+    file = folder / name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactError(f"the artifact `{folder}` names the file `{name}` outside itself")
+    if not file.is_file():
+        raise ArtifactError(
+            f"the artifact `{folder}` lacks `{name}`; copy it whole or compile again"
+        )
+    if hash_file(file) != expected:
+        raise ArtifactError(
+            f"`{file}` is not the file that was written (its hash differs); copy the artifact "
+            "again or compile again"
+        )
+
+
+def read_json(file: Path) -> Any:
+    """The values of a JSON file.
+
+    Raises:
+        ArtifactError: It is none.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (ValueError, RecursionError):
+        raise ArtifactError(f"`{file}` is damaged; compile again") from None
+
+
+def hash_file(file: Path) -> str:
+    """sha256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write `file` whole or not at all."""
+    handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, file)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
