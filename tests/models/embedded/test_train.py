@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_continues_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(name: str) -> dict[str, Tensor]:
-        arguments = "--steps 4 --polish 0 --batch 4 --warmup 2 --save-every 2 --device cpu".split()
+        arguments = "--steps 2 --polish 2 --batch 4 --warmup 1 --save-every 2 --device cpu".split()
         paths = ["--state", str(tmp_path / f"{name}.pt"), "--output", str(tmp_path / name)]
         train.train(train.parser().parse_args(arguments + paths))
         return load_file(tmp_path / name / "model.safetensors")
@@ -120,7 +120,7 @@ def test_a_run_that_was_stopped_continues_as_if_it_had_not_been(
     real = train.canvases
 
     def stopped(*arguments: object) -> Tensor:
-        if arguments[-1] == "0/3":
+        if "0/3" in arguments:
             raise KeyboardInterrupt
         return real(*arguments)  # type: ignore[arg-type]
 
