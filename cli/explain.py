@@ -1,26 +1,31 @@
-"""`dllmc explain`: what the passes made of a model."""
+"""`dllmc explain`: what the passes made of a model, and the least that its steps must cost."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dllmc.cli import _machine
 from dllmc.cli._console import output, print_json, say, table
 from dllmc.cli._subject import is_artifact
 from dllmc.cli.compile import compile_with_progress, pass_table
-from dllmc.spec import UsageError, nearest
+from dllmc.spec import StepPlan, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.table import Table
-    from torch.fx import Graph
+
+    from dllmc.artifact import Package
+    from dllmc.cli._machine import Machine
+    from dllmc.compiler.explain import Floor
 
 _SIDES = ("before", "after")
+# Rows of a block, and slots of a canvas where the model's own are more.
+_BLOCK, _CANVAS = 32, 512
+_BATCHES = (1, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +33,12 @@ class Explanation:
     """What is known of a compilation.
 
     Attributes:
-        passes: Report of each pass.
+        package: That came of it.
         operators: How often each operator occurs, of `before` (not of artifacts) and `after`.
         listings: The same graphs as text.
     """
 
-    passes: Sequence[Mapping[str, Any]]
+    package: Package
     operators: Mapping[str, Mapping[str, int]]
     listings: Mapping[str, str]
 
@@ -43,7 +48,7 @@ def command(
     graph: Annotated[str | None, typer.Option(help="Print the graph before or after.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what each pass matched, and the operators before and after."""
+    """Show what each pass matched, the operators before and after, and roofline floors."""
     if graph is not None and graph not in _SIDES:
         raise UsageError(f"`--graph`={graph!r} is unknown; {nearest(graph, _SIDES)}")
     if graph == "before" and is_artifact(subject):
@@ -52,52 +57,100 @@ def command(
             "model for the graph before them"
         )
     found = _of_artifact(subject) if is_artifact(subject) else _of_model(subject)
-    if json:
-        print_json({"passes": found.passes, "operators": found.operators})
-        return
     if graph is not None:
         say(found.listings[graph])
         return
-    output().print(pass_table(found.passes))
+    import torch
+
+    from dllmc.compiler.explain import floor
+
+    floors = [floor(found.package, plan) for plan in _plans(found.package)]
+    machine = _machine.measure(getattr(torch, found.package.dtype))
+    if json:
+        print_json(_json(found, floors, machine))
+        return
+    output().print(pass_table(found.package.report))
     say("")
     output().print(_operator_table(found.operators))
+    say(f"\nroofline floors; this machine reads and multiplies at {machine} at best:")
+    output().print(_floor_table(floors, machine))
 
 
 def _of_artifact(path: str) -> Explanation:
     import dllmc
+    from dllmc.compiler.explain import operators
 
     package = dllmc.load(path).package
-    after = package.graphs["greedy"].graph
-    return Explanation(package.report, {"after": _count(after)}, {"after": str(after)})
+    after = package.graphs["greedy"]
+    return Explanation(package, {"after": operators(after)}, {"after": str(after.graph)})
 
 
 def _of_model(model: str) -> Explanation:
-    operators: dict[str, Mapping[str, int]] = {}
+    from dllmc.compiler.explain import operators
+
+    counts: dict[str, Mapping[str, int]] = {}
     listings: dict[str, str] = {}
 
     def keep(name: str, module: Any) -> None:
         if name == "capture":
-            operators["before"], listings["before"] = _count(module.graph), str(module.graph)
+            counts["before"], listings["before"] = operators(module), str(module.graph)
 
-    compiled = compile_with_progress(model, backend="eager", after_pass=keep)
-    after = compiled.package.graphs["greedy"].graph
-    operators["after"], listings["after"] = _count(after), str(after)
-    passes = [dataclasses.asdict(result) for result in compiled.report]
-    return Explanation(passes, operators, listings)
+    package = compile_with_progress(model, backend="eager", after_pass=keep).package
+    after = package.graphs["greedy"]
+    counts["after"], listings["after"] = operators(after), str(after.graph)
+    return Explanation(package, counts, listings)
 
 
-def _count(graph: Graph) -> dict[str, int]:
-    targets = [node.target for node in graph.nodes if node.op == "call_function"]
-    # Functions of Python, such as `getitem`, have their address in their text.
-    return dict(Counter(t.__name__ if inspect.isbuiltin(t) else str(t) for t in targets))
+def _plans(package: Package) -> list[StepPlan]:
+    """A refresh of the canvas and a step of a block, for one sequence and for several."""
+    canvas = min(package.spec.max_length, _CANVAS)
+    block = min(_BLOCK, canvas)
+    return [
+        StepPlan(batch=batch, rows=rows, head_rows=block, slots=canvas, dtype=package.dtype)
+        for batch in _BATCHES
+        for rows in dict.fromkeys((canvas, block))
+    ]
+
+
+def _json(found: Explanation, floors: Sequence[Floor], machine: Machine) -> dict[str, Any]:
+    return {
+        "passes": found.package.report,
+        "operators": found.operators,
+        "machine": dataclasses.asdict(machine),
+        "floors": [
+            {
+                "plan": floor.plan.key,
+                "flops": floor.flops,
+                "bytes": floor.bytes,
+                "seconds": floor.seconds(bandwidth=machine.bandwidth, rate=machine.rate),
+            }
+            for floor in floors
+        ],
+    }
 
 
 def _operator_table(operators: Mapping[str, Mapping[str, int]]) -> Table:
     sides = [side for side in _SIDES if side in operators]
     found = table("operator", *sides, right=sides)
     for name in sorted({name for side in sides for name in operators[side]}):
-        found.add_row(name, *(str(operators[side].get(name, "")) for side in sides))
+        found.add_row(name, *(str(operators[side].get(name) or "") for side in sides))
     totals = (str(sum(operators[side].values())) for side in sides)
     found.add_section()
     found.add_row("all", *totals, style="bold")
+    return found
+
+
+def _floor_table(floors: Sequence[Floor], machine: Machine) -> Table:
+    columns = ("batch", "rows", "slots", "MFLOP", "MB", "floor ms")
+    found = table(*columns, "limited by", right=columns)
+    for floor in floors:
+        reading, computing = floor.bytes / machine.bandwidth, floor.flops / machine.rate
+        sizes = (floor.plan.batch, floor.plan.rows, floor.plan.slots)
+        found.add_row(
+            *map(str, sizes),
+            f"{floor.flops / 1e6:,.0f}",
+            f"{floor.bytes / 1e6:.1f}",
+            f"{1e3 * floor.seconds(bandwidth=machine.bandwidth, rate=machine.rate):.2f}",
+            "reading" if reading > computing else "computing",
+        )
     return found

@@ -26,6 +26,26 @@ def test_explain_counts_operators_before_and_after(dllmc: Callable, checkpoint: 
     assert matched["match_attention"] == (2, 2)
 
 
+def test_explain_gives_the_least_that_steps_must_cost(dllmc: Callable, artifact: Path) -> None:
+    found = dllmc("explain", artifact, "--json").json
+    floors = {floor["plan"]: floor for floor in found["floors"]}
+    refresh = floors["b1-w64-r32-s64+1-greedy-limit-tokens-float32"]
+    block = floors["b1-w32-r32-s64+1-greedy-limit-tokens-float32"]
+    assert refresh["flops"] > block["flops"]
+    # Several sequences read the weights once.
+    together = floors["b16-w32-r32-s64+1-greedy-limit-tokens-float32"]
+    assert together["flops"] == 16 * block["flops"]
+    assert together["bytes"] < 16 * block["bytes"]
+    machine = found["machine"]
+    for floor in floors.values():
+        reading, computing = (
+            floor["bytes"] / machine["bandwidth"],
+            floor["flops"] / machine["rate"],
+        )
+        assert floor["seconds"] == max(reading, computing)
+    assert "reads and multiplies at" in dllmc("explain", artifact).out
+
+
 def test_explain_knows_of_an_artifact_what_was_stored(
     dllmc: Callable, checkpoint: Path, artifact: Path
 ) -> None:

@@ -1,0 +1,50 @@
+"""How fast this machine reads and multiplies at best, for roofline floors."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+# Elements read and side of the square matrices; far beyond any cache, and a fraction of a second.
+_READ, _SIDE = 1 << 26, 1024
+_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was measured, in bytes and operations per second."""
+
+    bandwidth: float
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.bandwidth / 1e9:.1f} GB/s and {self.rate / 1e9:.0f} GFLOP/s"
+
+
+def measure(dtype: torch.dtype, device: str = "cpu") -> Machine:
+    """The best of a few runs of a plain sum and of a square product in `dtype`."""
+    import torch
+
+    numbers = torch.ones(_READ, dtype=torch.float32, device=device)
+    square = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
+    size = numbers.numel() * numbers.element_size()
+    return Machine(
+        size / _best(lambda: float(numbers.sum())),
+        2 * _SIDE**3 / _best(lambda: float((square @ square)[0, 0])),
+    )
+
+
+def _best(run: Callable[[], float]) -> float:
+    """Seconds of the fastest run; each returns a number, so that a device must have finished."""
+    seconds = []
+    for _ in range(_REPEATS):
+        begun = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
