@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from dllmc.autotune import noninferiority
-from dllmc.autotune.budget import BudgetSpentError
 from dllmc.autotune.evaluator import batches
 from dllmc.autotune.job import describe
 from dllmc.autotune.preflight import MOST_CONFIRM_PROMPTS
 from dllmc.autotune.search import FINISHED
-from dllmc.autotune.shortlist import spare_one
+from dllmc.autotune.sizing import CONFIRM_UNTIL, prompts_wanted
 from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE, DecodingConfig
 from dllmc.tuning_db import split_digest
 
@@ -23,11 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dllmc.autotune.evaluator import Batch
-    from dllmc.autotune.finalists import Timed
-    from dllmc.autotune.job import Job, Pilot
+    from dllmc.autotune.job import Job
+    from dllmc.autotune.retiming import Timed
 
-# Of the time that is left, kept for judging the baseline and for timing the winner at batch 1.
-_KEPT: Final = 0.1
+
+# The prompts wanted give a candidate that loses nothing 80 % power. Few lose nothing at all, and
+# each of a sequence must pass: with twice as many, time permitting, one that loses a fifth of the
+# margin still passes in 9 of 10 cases.
+_GENEROSITY: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,6 @@ class Verdict:
         lower_bound: One-sided 95 % lower bound of the difference.
         p_value: Of a loss of at least the margin.
         passed: Whether the loss is under the margin beyond doubt.
-        finished: Whether there was time for the test.
         reason: Why it did not pass.
     """
 
@@ -53,7 +54,6 @@ class Verdict:
     lower_bound: float
     p_value: float
     passed: bool
-    finished: bool = True
     reason: str | None = None
 
     @property
@@ -69,14 +69,12 @@ class Confirmation:
     Attributes:
         prompts: The confirm prompts, in the order in which they were decoded.
         verdicts: In the order of testing.
-        baseline: The same of `SPEED_BASELINE`, or None where there was no time for it.
         winner: The fastest that passed, or None.
         reason: Why there is no winner.
     """
 
     prompts: list[Batch] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
-    baseline: Verdict | None = None
     winner: Timed | None = None
     reason: str | None = None
 
@@ -87,71 +85,67 @@ class _Plan:
     sizes: list[int]
     seed: int
 
+    def store(self, job: Job) -> None:
+        """Keep it for a later run of the job."""
+        order = [item.candidate.config.canonical_json() for item in self.order]
+        job.study.set_user_attr("plan", {"seed": self.seed, "order": order, "sizes": self.sizes})
 
-def confirm(job: Job, pilot: Pilot, finalists: Sequence[Timed]) -> Confirmation:
+
+def confirm(job: Job, finalists: Sequence[Timed]) -> Confirmation:
     """Test `finalists`, which come slowest first, on prompts that nothing has seen.
 
     Args:
         job: The job.
-        pilot: What the preflight found.
         finalists: The short list with fresh timings.
     """
     faster = [item for item in finalists if item.surely_faster]
     if not faster:
         return Confirmation(reason=_why_none(job))
-    plan = _stored_plan(job, faster) or _plan(job, pilot, faster)
+    plan = _stored_plan(job, faster) or _plan(job, faster)
     if isinstance(plan, str):
         return Confirmation(reason=plan)
+    plan.store(job)
     samples = job.task.samples("confirm", max(plan.sizes), plan.seed)
     done = Confirmation(prompts=batches(samples, job.settings.batch))
-    for finalist, size in zip(plan.order, plan.sizes, strict=True):
-        verdict = _judge(job, done.prompts, finalist.candidate.config, size, all_of_them=False)
+    configs = [item.candidate.config for item in plan.order]
+    _decode(job, done.prompts, configs, plan.sizes)
+    for index, finalist in enumerate(plan.order):
+        verdict = _judge(job, done.prompts, configs[index], plan.sizes[index])
         done.verdicts.append(verdict)
-        job.tell("confirmation", message=_line(verdict))
+        job.tell("confirmation", verdict.n, plan.sizes[index], message=_line(verdict))
+        if verdict.n >= noninferiority.prompts_without_loss(job.settings.margin):
+            # A later run of this job must not test it again on more prompts.
+            plan.sizes[index] = verdict.n
+            plan.store(job)
         if not verdict.passed:
             break
         done.winner = finalist
     if done.winner is None:
         done.reason = done.verdicts[0].reason
-    done.baseline = _judge_baseline(job, done)
     return done
 
 
-def _plan(job: Job, pilot: Pilot, finalists: list[Timed]) -> _Plan | str:
+def judge_baseline(job: Job, done: Confirmation) -> Verdict | None:
+    """Whether the baseline itself passes, on the prompts that it was decoded for along the way."""
+    verdict = _judge(job, done.prompts, SPEED_BASELINE, MOST_CONFIRM_PROMPTS)
+    return verdict if verdict.n else None
+
+
+def _plan(job: Job, finalists: list[Timed]) -> _Plan | str:
     """Which finalists are tested and on how many prompts, or why none can be."""
     margin = job.settings.margin
     least = noninferiority.prompts_without_loss(margin)
     seed = job.seed_for(f"confirm/{_key(finalists)}")
-    wanted = [_needed(item.candidate.cautious_discordance, margin) for item in finalists]
-    available = len(job.task.samples("confirm", max(wanted), seed))
+    wanted = [prompts_wanted(item.candidate, margin) for item in finalists]
+    most = min(_GENEROSITY * max(wanted), MOST_CONFIRM_PROMPTS)
+    available = len(job.task.samples("confirm", most, seed))
     if available < least:
         return (
             f"task `{job.task.name}` has {available} confirm prompts, and margin {margin:g} "
             f"needs {least} at the very least; add prompts or allow a larger margin"
         )
-    while len(finalists) > 1 and _affordable(job, pilot, finalists) < min(wanted):
-        finalists = spare_one(finalists)
-    affordable = _affordable(job, pilot, finalists)
-    if affordable < least:
-        return (
-            f"the time left is enough for about {affordable} confirm prompts, and margin "
-            f"{margin:g} needs {least} at the very least; raise the budget or the margin"
-        )
-    most = min(affordable, available)
-    sizes = [min(_needed(item.candidate.cautious_discordance, margin), most) for item in finalists]
-    job.study.set_user_attr(
-        "plan",
-        {
-            "seed": seed,
-            "order": [item.candidate.config.canonical_json() for item in finalists],
-            "sizes": sizes,
-        },
-    )
+    sizes = [min(_GENEROSITY * size, available) for size in wanted]
     return _Plan(finalists, sizes, seed)
-
-
-def _needed(discordance: float, margin: float) -> int:
-    return min(noninferiority.prompts_needed(discordance, margin), MOST_CONFIRM_PROMPTS)
 
 
 def _stored_plan(job: Job, finalists: Sequence[Timed]) -> _Plan | None:
@@ -171,64 +165,70 @@ def _key(finalists: Sequence[Timed]) -> str:
     return split_digest([item.candidate.config.canonical_json() for item in finalists])
 
 
-def _affordable(job: Job, pilot: Pilot, finalists: Sequence[Timed]) -> int:
-    """Prompts that the time left is enough for."""
-    if job.budget.total is None:
-        return MOST_CONFIRM_PROMPTS
-    per_prompt = pilot.reference_seconds + sum(item.candidate.seconds for item in finalists)
-    return max(0, int((1 - _KEPT) * job.budget.left() / per_prompt))
+def _decode(
+    job: Job, prompts: Sequence[Batch], configs: Sequence[DecodingConfig], sizes: Sequence[int]
+) -> None:
+    """Decode the first so many of `prompts` with each of `configs`, or as many as time allows.
 
-
-def _judge(
-    job: Job, prompts: Sequence[Batch], config: DecodingConfig, size: int, *, all_of_them: bool
-) -> Verdict:
-    """Decode and test the first `size` of `prompts`, or `all_of_them` where it fails already."""
-    margin, evaluator = job.settings.margin, job.evaluator
-    n = wins = losses = 0
+    The clock does not look at answers, so that it may decide how many there are. What has failed
+    already, whatever comes, is decoded no further, nor is what stands behind it: failing early
+    makes passing no likelier either. The baseline is decoded along, for the report.
+    """
+    evaluator, reach, n = job.evaluator, len(configs), 0
     for batch in prompts:
-        if n >= size:
+        active = [c for c, size in zip(configs[:reach], sizes, strict=False) if n < size]
+        wanted = (QUALITY_REFERENCE, *active, SPEED_BASELINE)
+        missing = [config for config in wanted if not evaluator.knows(config, batch)]
+        if not active or (missing and job.budget.left(CONFIRM_UNTIL) <= 0):
             break
-        try:
-            for one in (QUALITY_REFERENCE, config):
-                if not evaluator.knows(one, batch):
-                    job.budget.require()
-                    evaluator.decode(one, batch)
-        except BudgetSpentError:
-            late = f"the time was up after {n} of {size} confirm prompts; raise the budget"
-            return Verdict(config, n, wins, losses, -1.0, 1.0, False, False, late)
-        reference, own = evaluator.outcomes(QUALITY_REFERENCE), evaluator.outcomes(config)
-        for name in batch.ids[: size - n]:
-            wins += own[name].correct > reference[name].correct
-            losses += own[name].correct < reference[name].correct
-        n = min(size, n + len(batch.ids))
-        job.tell("confirmation", n, size)
-        # Where agreement on all that is left would not be enough, the rest can be spared:
-        # failing early makes passing no more likely.
-        hopeless = noninferiority.p_value(wins, losses, size, margin) > noninferiority.ALPHA
-        if hopeless and not all_of_them:
+        for config in missing:
+            if not evaluator.knows(config, batch):  # the baseline may stand in it twice
+                evaluator.decode(config, batch)
+        n += len(batch.ids)
+        job.tell("confirmation", n, max(sizes))
+        for index, config in enumerate(configs[:reach]):
+            wins, losses, _ = _count(job, prompts, config, sizes[index])
+            if _hopeless(wins, losses, sizes[index], job.settings.margin):
+                reach = index
+                break
+
+
+def _count(
+    job: Job, prompts: Sequence[Batch], config: DecodingConfig, size: int
+) -> tuple[int, int, int]:
+    """Wins, losses and prompts among the first `size` that reference and `config` decoded."""
+    reference, own = job.evaluator.outcomes(QUALITY_REFERENCE), job.evaluator.outcomes(config)
+    wins = losses = n = 0
+    for name in [name for batch in prompts for name in batch.ids][:size]:
+        if name not in reference or name not in own:
             break
+        n += 1
+        wins += own[name].correct > reference[name].correct
+        losses += own[name].correct < reference[name].correct
+    return wins, losses, n
+
+
+def _judge(job: Job, prompts: Sequence[Batch], config: DecodingConfig, size: int) -> Verdict:
+    margin = job.settings.margin
+    wins, losses, n = _count(job, prompts, config, size)
+    if not n:
+        return Verdict(config, 0, 0, 0, -1.0, 1.0, False, "there was no time to confirm it")
     p_value = noninferiority.p_value(wins, losses, n, margin)
     bound = noninferiority.lower_bound(wins, losses, n, margin)
-    passed = n == size and p_value <= noninferiority.ALPHA
-    failure = (
-        f"{describe(config)} may lose {-bound:.1%} on held-out prompts ({losses} lost and {wins} "
-        f"won of {n}), more than the margin of {margin:.1%}"
+    if passed := p_value <= noninferiority.ALPHA:
+        return Verdict(config, n, wins, losses, bound, p_value, passed)
+    reason = (
+        f"{describe(config)} may lose {-bound:.1%} as far as {n} held-out prompts show "
+        f"({losses} lost, {wins} won), more than the margin of {margin:.1%}"
     )
-    reason = None if passed else failure
-    return Verdict(config, n, wins, losses, bound, p_value, passed, reason=reason)
+    if n < size and not _hopeless(wins, losses, size, margin):
+        reason += f"; the time was not enough for the {size} prompts planned, raise the budget"
+    return Verdict(config, n, wins, losses, bound, p_value, passed, reason)
 
 
-def _judge_baseline(job: Job, done: Confirmation) -> Verdict | None:
-    """Whether the baseline itself passes, on the prompts that the reference was decoded for.
-
-    All of them are decoded, for the report to compare on.
-    """
-    known = [b for b in done.prompts if job.evaluator.knows(QUALITY_REFERENCE, b)]
-    size = sum(len(batch.ids) for batch in known)
-    if not size:
-        return None
-    verdict = _judge(job, known, SPEED_BASELINE, size, all_of_them=True)
-    return verdict if verdict.finished else None
+def _hopeless(wins: int, losses: int, size: int, margin: float) -> bool:
+    """Whether `size` prompts would not pass even if the rest agreed."""
+    return noninferiority.p_value(wins, losses, size, margin) > noninferiority.ALPHA
 
 
 def _why_none(job: Job) -> str:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from dllmc.autotune.job import Job
 
 # Shares of the budget. The reference and the baseline decode as many tune prompts as fit into the
-# first. Confirmation gets the time that it is expected to need, within its two limits: on a slow
-# machine with a short budget its reference decodes are the larger part of the work.
+# first. Confirmation gets what it is expected to need, but within its limits; and timing the
+# winner at batch 1, which follows it, the last.
 PREFLIGHT_SHARE: Final = 0.2
-FEWEST_CONFIRM_SHARE: Final = 0.2
-MOST_CONFIRM_SHARE: Final = 0.6
+FEWEST_CONFIRM_SHARE: Final = 0.3
+MOST_CONFIRM_SHARE: Final = 0.5
 TIMING_SHARE: Final = 0.08
+LAST_SHARE: Final = 0.06
 
 # Prompts of the search: the most and, if the preflight's share reaches, the fewest. Between them
 # as many as let this number of trials fit into half of the budget.
@@ -34,7 +35,7 @@ _TRIALS_HOPED: Final = 60
 _FEWEST_BATCHES: Final = 2
 # Timings of the baseline against itself; the fewer where the more take over 5 % of the budget.
 _SELF_PAIRS: Final = (3, 6)
-# Candidates that a confirmation is expected to decode for, besides the reference.
+# Candidates that a confirmation is expected to decode for, besides reference and baseline.
 _EXPECTED_FINALISTS: Final = 3
 MOST_CONFIRM_PROMPTS: Final = 8192
 
@@ -73,7 +74,7 @@ def preflight(job: Job) -> Pilot:
 
 def confirm_seconds(pilot: Pilot, prompts: int) -> float:
     """What confirming on so many prompts is expected to take, in seconds."""
-    return prompts * (pilot.reference_seconds + _EXPECTED_FINALISTS * pilot.baseline_seconds)
+    return prompts * (pilot.reference_seconds + (1 + _EXPECTED_FINALISTS) * pilot.baseline_seconds)
 
 
 def search_share(job: Job, pilot: Pilot) -> float:
@@ -86,7 +87,7 @@ def search_share(job: Job, pilot: Pilot) -> float:
     hoped = 3 * noninferiority.prompts_without_loss(job.settings.margin)
     seconds = confirm_seconds(pilot, min(needed, hoped, MOST_CONFIRM_PROMPTS))
     share = min(max(FEWEST_CONFIRM_SHARE, seconds / job.budget.total), MOST_CONFIRM_SHARE)
-    return 1 - share - TIMING_SHARE
+    return 1 - share - TIMING_SHARE - LAST_SHARE
 
 
 def _time_baseline(job: Job, tune: list[Batch]) -> None:

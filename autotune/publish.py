@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from dllmc.autotune import noninferiority
 from dllmc.autotune.evaluator import as_json, batches
-from dllmc.autotune.finalists import tokens_per_second
 from dllmc.autotune.report import ReportRow
+from dllmc.autotune.retiming import tokens_per_second
 from dllmc.autotune.timing import median_ratio
 from dllmc.policies.config import QUALITY_REFERENCE, SAFE, SPEED_BASELINE
 from dllmc.tuning_db import (
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from dllmc.autotune.confirm import Confirmation, Verdict
     from dllmc.autotune.evaluator import Batch, Evaluator
-    from dllmc.autotune.finalists import Timed
     from dllmc.autotune.job import Job, Pilot
+    from dllmc.autotune.retiming import Timed
     from dllmc.policies.config import DecodingConfig
 
 # Of which the slowest is still faster than the reference with confidence 97 %.

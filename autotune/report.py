@@ -55,7 +55,7 @@ class TuningReport:
         rows: Reference, baseline and, if there is one, the tuned configuration.
         verdicts: The tests on held-out prompts, in their order.
         baseline_passes: Whether `SPEED_BASELINE` itself keeps the margin; None if there was no
-            time to test it.
+            time to test it, or nothing to confirm.
         margin: Loss of quality that was allowed.
         smallest_margin: That the prompts and the budget could have confirmed, at the discordance
             of the baseline.
@@ -139,11 +139,11 @@ class TuningReport:
         else:
             lines.append(f"nothing was confirmed, SAFE ships: {self.reason}")
         verdict = {
-            True: "passes",
-            False: "does not pass",
-            None: "was not tested, for lack of time",
+            True: "keeps this margin itself",
+            False: "does not keep this margin",
+            None: "was not tested against this margin",
         }
-        lines.append(f"SPEED_BASELINE {verdict[self.baseline_passes]} at this margin")
+        lines.append(f"SPEED_BASELINE {verdict[self.baseline_passes]}")
         counts = ", ".join(f"{count} {name}" for name, count in self.trials.items())
         lines.append(
             f"{counts} trials in {self.spent:.0f} s; smallest margin confirmable "

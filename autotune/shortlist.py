@@ -14,9 +14,6 @@ from dllmc.autotune.search import TIERS, config_of
 from dllmc.policies.config import QUALITY_REFERENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dllmc.autotune.finalists import Timed
     from dllmc.autotune.job import Job, Pilot
     from dllmc.policies.config import DecodingConfig
 
@@ -79,14 +76,6 @@ def shortlist(job: Job, pilot: Pilot) -> list[Candidate]:
         if best is not None and (not chosen or best.risk <= chosen[-1].risk):
             chosen.append(best)
     return chosen[::-1]
-
-
-def spare_one(candidates: Sequence[Timed]) -> list[Timed]:
-    """`candidates`, slowest first, without the one that is missed least where time is short.
-
-    That is the slowest while there are more than two, and then the fastest.
-    """
-    return list(candidates[1:] if len(candidates) > 2 else candidates[:1])
 
 
 def _candidates(job: Job, pilot: Pilot) -> list[Candidate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,9 @@ def open_study(
 
 def _load(path: Path, name: str, seed: int) -> optuna.Study:
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"{_SQLITE}{path}")
-    sqlalchemy.event.listen(storage.engine, "connect", _hasten)
-    storage.engine.dispose()  # so that every connection from here on is a new one
+    storage = optuna.storages.RDBStorage(
+        f"{_SQLITE}{path}", engine_kwargs={"connect_args": {"factory": _Connection}}
+    )
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True
     )
@@ -94,15 +95,17 @@ def _load(path: Path, name: str, seed: int) -> optuna.Study:
     return study
 
 
-def _hasten(connection: Any, record: object) -> None:
+class _Connection(sqlite3.Connection):
     """Without a synchronised file per transaction: 30 trials take 2.2 s instead of 6.6 s.
 
     What a killed process had committed is kept; a loss of power may cost the last trials, but
     none of their evidence.
     """
-    del record
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA journal_mode=WAL")
+        self.execute("PRAGMA synchronous=NORMAL")
 
 
 def requeue(study: optuna.Study, number: int) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dllmc.policies.config import DecodingConfig
 from dllmc.spec import DenoiserSpec, HardwareKey
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dllmc.policies.config import DecodingConfig
+
+CPU = HardwareKey(kind="cpu", name="Planted", architecture="none", units=1)
 REFERENCE_QUALITY = 0.95
 
 
@@ -66,7 +70,7 @@ class PlantedEngine:
         noise: Relative half-width of the timing noise.
         discordance: Share of prompts where a lossless configuration and the reference differ in
             being right.
-        pause: Real seconds per batch; otherwise time is `now` and passes for free.
+        pause: Real seconds per second of the plan; otherwise time is `now` and passes for free.
         log: Called with configuration and prompts before each batch.
     """
 
@@ -85,7 +89,7 @@ class PlantedEngine:
     dtype: str = "float32"
     backend: str = "eager"
     device: str = "cpu"
-    hardware: HardwareKey = HardwareKey(kind="cpu", name="Planted", architecture="none", units=1)
+    hardware: HardwareKey = CPU
     software: dict[str, str] = field(default_factory=lambda: {"torch": "2.13.0"})
     execution: str = "eager"
     numerics: str = "float32/eager/cpu/highest"
@@ -113,10 +117,11 @@ class PlantedEngine:
         text = config.canonical_json()
         if self.log is not None:
             self.log(text, prompt)
-        if self.pause is not None:
-            time.sleep(self.pause)
         jitter = 1 + self.noise * (2 * uniform("noise", self.calls) - 1)
-        self.now += seconds_per_prompt(config) * len(prompt) * jitter
+        seconds = seconds_per_prompt(config) * len(prompt) * jitter
+        self.now += seconds
+        if self.pause is not None:
+            time.sleep(seconds * self.pause)
         answers = [
             p.partition(":")[2].strip() if self.right(p, config) else "wrong" for p in prompt
         ]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from tuning_process import TRIALS
+
+from dllmc.tuning_db import Store, sample_id, verify
+
+SCRIPT = Path(__file__).with_name("tuning_process.py")
+
+
+def start(database: Path, log: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPT), str(database), str(log)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+    )
+
+
+def lines(log: Path) -> list[Any]:
+    if not log.exists():
+        return []
+    text = log.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def killed_after(database: Path, log: Path, batches: int, delay: float = 0.0) -> bool:
+    """Whether the job was killed, `batches` batches after its start, before it was finished."""
+    before = len(lines(log))
+    with start(database, log) as process:
+        while len(lines(log)) < before + batches and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return process.returncode == -signal.SIGKILL
+
+
+def finished(database: Path, log: Path) -> dict[str, Any]:
+    with start(database, log) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    return dict(json.loads(out))
+
+
+def evidence(database: Path) -> dict[tuple[str, str], list[Any]]:
+    """Outcomes by configuration and prompt."""
+    found = {}
+    for path in database.glob("v1/evidence/quality/*/*.json"):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for sample, outcome in value["outcomes"].items():
+            found[json.dumps(value["key"]["config"], sort_keys=True), sample] = outcome
+    return found
+
+
+def decoded(log: list[Any]) -> set[tuple[str, str]]:
+    """What was decoded before the last batch began, as keys of `evidence`."""
+    return {
+        (
+            json.dumps(json.loads(config), sort_keys=True),
+            sample_id(prompt, prompt.removeprefix("copy: "), "exact"),
+        )
+        for config, prompts in log[:-1]
+        for prompt in prompts
+    }
+
+
+def check_nothing_is_lost(database: Path, log: Path, known: dict[Any, Any]) -> dict[Any, Any]:
+    now = evidence(database)
+    assert {key: now.get(key) for key in known} == known
+    assert decoded(lines(log)) <= now.keys()
+    return now
+
+
+def check_nothing_counts_twice(database: Path) -> None:
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{database / 'studies.sqlite3'}")
+    states = [trial.state.name for trial in study.trials]
+    assert states.count("RUNNING") == 0
+    assert states.count("COMPLETE") + states.count("PRUNED") == TRIALS
+    # 256 tune prompts: a batch that counted twice would make it more.
+    assert max(trial.user_attrs.get("prompts", 0) for trial in study.trials) == 256
+
+
+def run_and_kill(tmp_path: Path, moments: list[tuple[int, float]]) -> dict[str, Any]:
+    database, log = tmp_path / "db", tmp_path / "log"
+    known: dict[Any, Any] = {}
+    kills = 0
+    for batches, delay in moments:
+        kills += killed_after(database, log, batches, delay)
+        known = check_nothing_is_lost(database, log, known)
+    assert kills > len(moments) / 2
+    report = finished(database, log)
+    check_nothing_is_lost(database, log, known)
+    check_nothing_counts_twice(database)
+    store = Store(database)
+    assert verify(store) == []
+    assert [record.id for record in store.records()] == [report["record"]]
+    return report
+
+
+def test_a_job_killed_three_times_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
+    # In the preflight, in the search, and later.
+    report = run_and_kill(tmp_path, [(4, 0.0), (12, 0.003), (30, 0.001)])
+    assert report["status"] == "confirmed"
+
+
+@pytest.mark.slow
+def test_a_job_killed_at_random_moments_loses_nothing_and_counts_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(0)
+    for attempt in range(4):
+        moments = [(rng.randint(1, 30), rng.uniform(0, 0.03)) for _ in range(6)]
+        run_and_kill(tmp_path / str(attempt), moments)
