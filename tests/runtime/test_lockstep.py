@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dllmc.runtime.engine import Engine
 
 # The default suite repeats the same few cases.
-CASES = 60 if settings().derandomize else settings().max_examples
+EXPLORING = settings.get_current_profile_name() == "explore"
+CASES = 500 if EXPLORING else 60
 UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large]
 SAMPLED = DecodingConfig(
     schedule={"kind": "blocks", "block_length": 8},
@@ -50,7 +51,7 @@ def three(config: DecodingConfig) -> list[Request]:
 def test_every_decision_is_that_of_the_reference() -> None:
     total = Tally()
 
-    @settings(max_examples=CASES, suppress_health_check=UNHURRIED)
+    @settings(max_examples=CASES, derandomize=not EXPLORING, suppress_health_check=UNHURRIED)
     @given(st.sampled_from(SHAPES), batches())
     def drawn(shape: Shape, requests: list[Request]) -> None:
         tally = compare(engine_of(shape), shape, requests)
