@@ -29,8 +29,8 @@ DOCUMENTS = sorted(path for path in (ROOT / "README.md", *(ROOT / "docs").glob("
 SHORTER = {
     "dllmc compile embedded -o model.dllm": "dllmc compile embedded -o model.dllm --backend eager",
     'backend="inductor"': 'backend="eager"',
-    "--budget 90s": "--budget 10s --trials 1 --batch 4 --max-new-tokens 8",
-    'budget="90s"': 'budget="10s", trials=1, batch=4, max_new_tokens=8',
+    "--budget 90s": "--budget 5s --trials 1 --batch 4 --max-new-tokens 8",
+    'budget="90s"': 'budget="5s", trials=1, batch=4, max_new_tokens=8',
     "dllmc bench model.dllm --task copy --batch 16": (
         "dllmc bench model.dllm --task copy --batch 2 --prompts 2 --rounds 1"
     ),
