@@ -78,7 +78,7 @@ def tune(
         budget: Time for the whole job, earlier runs of it included: seconds or a text such as
             `90s` or `10m`; None for as long as the trials take.
         trials: Configurations to evaluate at most; None leaves it to the budget.
-        db: Tuning database; None takes the user's own.
+        db: Tuning database; None takes the one that `engine` looks records up in.
         storage: SQLite file or `sqlite:///` URL of the Optuna study; None stands next to the
             database.
         batch: Prompts decoded together.
@@ -99,7 +99,7 @@ def tune(
     _check(margin, trials, batch, max_new_tokens)
     found = get_task(task) if isinstance(task, str) else task
     length = max_new_tokens or found.max_new_tokens
-    store = db if isinstance(db, Store) else Store(db or default_root())
+    store = db if isinstance(db, Store) else Store(db or engine.database or default_root())
     settings = Settings(
         margin=margin,
         batch=batch,

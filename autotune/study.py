@@ -81,7 +81,6 @@ def open_study(
 
 
 def _load(path: Path, name: str, seed: int) -> optuna.Study:
-    path.parent.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(
         f"{_SQLITE}{path}", engine_kwargs={"connect_args": {"factory": _Connection}}
     )
@@ -125,8 +124,14 @@ def _alone(path: Path, name: str) -> Iterator[None]:
         return
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.{name}.lock").open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.{name}.lock").open("w")
+    except OSError as error:
+        raise TuningError(
+            f"`storage` {path} cannot be written ({error.strerror}); name another with --storage"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -107,9 +107,9 @@ class Store:
 
     def entries(self) -> Iterator[Entry]:
         """Every record file, in order of paths; damaged ones with what is wrong."""
+        # Evidence lies deeper.
         for path in sorted(self.folder.glob("*/*/*.json")):
-            if path.parts[len(self.folder.parts)] != EVIDENCE:
-                yield self._entry(path)
+            yield self._entry(path)
 
     def records(self) -> list[Record]:
         """Every valid record; see `verify` for what is skipped."""

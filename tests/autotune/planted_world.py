@@ -12,6 +12,7 @@ from dllmc.spec import DenoiserSpec, HardwareKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from dllmc.policies.config import DecodingConfig
 
@@ -93,6 +94,7 @@ class PlantedEngine:
     software: dict[str, str] = field(default_factory=lambda: {"torch": "2.13.0"})
     execution: str = "eager"
     numerics: str = "float32/eager/cpu/highest"
+    database: Path | None = None
 
     def clock(self) -> float:
         return time.perf_counter() if self.pause is not None else self.now

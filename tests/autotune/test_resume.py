@@ -119,4 +119,6 @@ def test_a_job_killed_at_random_moments_loses_nothing_and_counts_nothing_twice(
     rng = random.Random(0)
     for attempt in range(4):
         moments = [(rng.randint(1, 30), rng.uniform(0, 0.03)) for _ in range(6)]
-        run_and_kill(tmp_path / str(attempt), moments)
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        run_and_kill(folder, moments)

@@ -106,6 +106,16 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     assert path.read_bytes() == before
 
 
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "s.sqlite3"
+    with (
+        pytest.raises(TuningError, match=r"cannot be written \(.*\); name another with --storage"),
+        open_study(path, "s", IDENTITY, 0),
+    ):
+        pass
+
+
 def test_a_storage_of_another_optuna_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     with open_study(path, "s", IDENTITY, 0):
