@@ -59,6 +59,7 @@ class Engine:
         device: str | torch.device = "cpu",
         database: str | Path | None = None,
     ) -> None:
+        # Graphs name operators, which importing `kernels` has registered.
         assert kernels.canonical_names()
         self.package = package
         self.backend = backend or package.backend
