@@ -2,10 +2,12 @@
 #
 #   PYTHON  interpreter that the virtual environment is made of
 #   TORCH   version of torch to install where the environment has none
+#   WORKERS processes that run tests, each on one thread
 #   ARGS    more arguments for demo, test, test-all and bench, as in `make test ARGS="-k quota"`
 
 PYTHON ?= python3
 TORCH ?= 2.13.0
+WORKERS ?= 2
 ARGS ?=
 
 VENV := .venv
@@ -19,10 +21,10 @@ demo: $(READY)
 	$(BIN)/python -m dllmc.cli.demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n $(WORKERS) $(ARGS)
 
 test-all: $(READY)
-	$(BIN)/pytest -q -m "slow or not slow" $(ARGS)
+	$(BIN)/pytest -q -n $(WORKERS) -m "slow or not slow" $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check
