@@ -55,16 +55,21 @@ def describe(config: DecodingConfig) -> str:
         if axis not in _SHOWN and value == getattr(plain, axis):
             continue
         if not hasattr(value, "kind"):
-            words.append(f"{axis} {value}")
+            words.append(f"{axis} {_short(value)}")
             continue
         said = {k: v for k, v in value.model_dump().items() if k != "kind"}
         default = {k: v.default for k, v in type(value).model_fields.items()}
-        first = next(iter(said), None)
+        # The one number of a commit rule or a schedule needs no name.
+        first = None if axis == "cache" else next(iter(said), None)
         shown = [
-            f"{k}={v}" if k != first else f"{v}"
+            _short(v) if k == first else f"{k}={_short(v)}"
             for k, v in said.items()
             if v is not None and (v != default[k] or (k == first))
         ]
         name = f"{axis} none" if value.kind == "none" else value.kind
         words.append(" ".join([name, *shown]))
     return ", ".join(words)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
