@@ -83,7 +83,9 @@ def _mkl(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
 
 def _attention_products(graph: GraphModule, plan: StepPlan) -> list[Callable[[], Tensor]]:
     calls: list[Callable[[], Tensor]] = []
-    caches = {n.target: n.meta["cache_shape"] for n in graph.graph.nodes if "cache_shape" in n.meta}
+    caches = {
+        n.target: n.meta["cache_shape"] for n in graph.graph.nodes if "cache_shape" in n.meta
+    }
     layers = len(caches) // 2
     heads = _query_heads(graph)
     for layer in range(layers):

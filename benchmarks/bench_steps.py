@@ -8,6 +8,7 @@ linear ones and those of attention), and the model's plain full-canvas forward.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 from _floor import product_runner
@@ -44,11 +45,11 @@ def measure(model: str, rounds: int) -> list[dict[str, object]]:
         tokens = torch.zeros(1, canvas, dtype=torch.int64)
         timings = interleave(
             {
-                "step": lambda: inductor.run(plan, inputs),
+                "step": partial(inductor.run, plan, inputs),
                 "floor": product_runner(graph, plan),
                 "linear floor": product_runner(graph, plan, attention=False),
-                "eager step": lambda: eager.run(plan, inputs),
-                "plain forward": lambda: loaded.module(tokens),
+                "eager step": partial(eager.run, plan, inputs),
+                "plain forward": partial(loaded.module, tokens),
             },
             rounds=rounds,
         )
