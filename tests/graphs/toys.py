@@ -91,12 +91,17 @@ def sinusoids(length: Any) -> Tensor:
     return torch.stack((turns.sin(), turns.cos()), dim=-1).flatten(1)
 
 
-@functools.cache
 def llada(
     dtype: torch.dtype = torch.float64, shape: str = "llada-tiny", **changes: Any
 ) -> tuple[LLaDA, DenoiserSpec]:
-    """A LLaDA of two layers, with random weights."""
+    """A LLaDA of two layers with random weights; the same one for the same arguments."""
+    keys = SHAPES[shape] | changes
+    return _llada(dtype, tuple(sorted((k, v) for k, v in keys.items() if k != "architectures")))
+
+
+@functools.cache
+def _llada(dtype: torch.dtype, keys: tuple[tuple[str, Any], ...]) -> tuple[LLaDA, DenoiserSpec]:
     with torch.device("meta"):
-        module, spec = LLaDA.from_config(SHAPES[shape] | changes)
+        module, spec = LLaDA.from_config(dict(keys))
     _random.fill(module, spec, 0, dtype, "cpu")
     return module.eval(), spec

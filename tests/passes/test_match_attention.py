@@ -40,7 +40,7 @@ def scales(graph: GraphModule) -> list[float]:
     return [n.args[3] for n in graph.graph.nodes if n.target is canonical("attention")]
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("shape", ["llada-tiny", "llada-tiny-gqa"])
 def test_every_layer_of_a_llada_matches(layers: int, shape: str) -> None:
     graph, context = ready_for("match_attention", *llada(shape=shape, n_layers=layers))

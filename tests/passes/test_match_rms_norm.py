@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dllmc.passes.match_rms_norm import MatchRMSNorm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     Spelling = Callable[[Tensor, Tensor], Tensor]
 
@@ -20,18 +20,18 @@ NORM = "dllmc.rms_norm.default"
 
 
 class Normed(Toy):
-    """Adds a normalised x as `spelling` writes it."""
+    """Adds x normalised in all of `spellings`."""
 
     layers = 1
 
-    def __init__(self, spelling: Spelling, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, spellings: Iterable[Spelling], dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.spelling = spelling
+        self.spellings = tuple(spellings)
         self.weight = nn.Parameter(1 + 0.1 * torch.randn(WIDTH))
         self.to(dtype)
 
     def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
-        return x + self.spelling(x, self.weight)
+        return x + sum(spelling(x, self.weight) for spelling in self.spellings)
 
 
 def widened(x: Tensor, w: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ OTHER: dict[str, Spelling] = {
 }
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_every_norm_of_a_llada_matches(layers: int, dtype: torch.dtype) -> None:
     graph, context = ready_for("match_rms_norm", *llada(dtype, n_layers=layers))
@@ -75,30 +75,29 @@ def test_a_llada_computes_the_same() -> None:
     run_and_verify("match_rms_norm", graph, context)
 
 
-@pytest.mark.parametrize("spelling", SAME.values(), ids=SAME.keys())
-def test_spellings_match(spelling: Spelling) -> None:
-    graph, context = ready_for("match_rms_norm", Normed(spelling), SPEC)
-    assert run_and_verify("match_rms_norm", graph, context).matched == 1
+def test_spellings_match() -> None:
+    graph, context = ready_for("match_rms_norm", Normed(SAME.values()), SPEC)
+    assert run_and_verify("match_rms_norm", graph, context).matched == len(SAME)
     assert not {"aten.rsqrt.default", "aten.rms_norm.default"} & set(operators(graph))
 
 
-@pytest.mark.parametrize("spelling", OTHER.values(), ids=OTHER.keys())
-def test_what_is_another_function_does_not_match(spelling: Spelling) -> None:
-    graph, context = ready_for("match_rms_norm", Normed(spelling), SPEC)
+def test_what_is_another_function_does_not_match() -> None:
+    graph, context = ready_for("match_rms_norm", Normed(OTHER.values()), SPEC)
     result = run_and_verify("match_rms_norm", graph, context)
     assert (result.matched, result.skipped_because) == (0, "nothing to match")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_matches_only_where_it_rounds_alike(dtype: torch.dtype) -> None:
-    for spelling, matched in ((widened, 1), (SAME["power"], 0), (SAME["torch"], 0)):
-        graph, context = ready_for("match_rms_norm", Normed(spelling, dtype), SPEC)
-        tokens = torch.randint(0, 12, (3, 9))
-        before = logits(graph, tokens)
-        assert MatchRMSNorm().run(graph, context).matched == matched
-        assert torch.equal(logits(graph, tokens), before)
+    # Only the first computes in float32 and narrows before it weights.
+    spellings = (widened, SAME["power"], SAME["torch"])
+    graph, context = ready_for("match_rms_norm", Normed(spellings, dtype), SPEC)
+    tokens = torch.randint(0, 12, (3, 9))
+    before = logits(graph, tokens)
+    assert MatchRMSNorm().run(graph, context).matched == 1
+    assert torch.equal(logits(graph, tokens), before)
 
 
 def test_a_norm_narrowed_to_float32_does_not_match() -> None:
-    graph, context = ready_for("match_rms_norm", Normed(widened), SPEC)
+    graph, context = ready_for("match_rms_norm", Normed([widened]), SPEC)
     assert run_and_verify("match_rms_norm", graph, context).matched == 0

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from graphs.passing import logits, operators, ready_for, run_and_verify
-from graphs.toys import SPEC, Toy, angles, llada
+from graphs.toys import HEADS, SPEC, Toy, angles, llada
 
 from dllmc.passes.match_rotary import MatchRotary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -20,21 +20,26 @@ ROTARY = "dllmc.rotary.default"
 
 
 class Turning(Toy):
+    """Adds x turned in all of `spellings`."""
+
     layers = 1
 
     def __init__(
         self,
-        spelling: Spelling,
+        spellings: Iterable[Spelling],
         dtype: torch.dtype = torch.float64,
         tables: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
-        self.spelling, self.tables = spelling, tables
+        self.spellings, self.tables = tuple(spellings), tables
         self.to(dtype)
 
-    def turn(self, x: Tensor) -> Tensor:
-        turns = angles(x.shape[2], x.shape[3])
-        return self.spelling(x, turns.cos().to(self.tables), turns.sin().to(self.tables))
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        heads = x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        turns = angles(x.shape[1], heads.shape[3])
+        cos, sin = turns.cos().to(self.tables), turns.sin().to(self.tables)
+        turned: Tensor = sum(spelling(heads, cos, sin) for spelling in self.spellings)
+        return x + turned.transpose(1, 2).flatten(2)
 
 
 def by_slices(x: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ OTHER: dict[str, Spelling] = {
 }
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_every_rotation_of_a_llada_matches(layers: int, dtype: torch.dtype) -> None:
     graph, context = ready_for("match_rotary", *llada(dtype, n_layers=layers))
@@ -94,32 +99,30 @@ def test_a_llada_computes_the_same() -> None:
     run_and_verify("match_rotary", graph, context)
 
 
-@pytest.mark.parametrize("spelling", SAME.values(), ids=SAME.keys())
-def test_spellings_match(spelling: Spelling) -> None:
-    graph, context = ready_for("match_rotary", Turning(spelling), SPEC)
-    assert run_and_verify("match_rotary", graph, context).matched == 2
-    assert operators(graph)[ROTARY] == 2
+def test_spellings_match() -> None:
+    graph, context = ready_for("match_rotary", Turning(SAME.values()), SPEC)
+    assert run_and_verify("match_rotary", graph, context).matched == len(SAME)
+    assert operators(graph)[ROTARY] == len(SAME)
 
 
-@pytest.mark.parametrize("spelling", OTHER.values(), ids=OTHER.keys())
-def test_what_is_another_function_does_not_match(spelling: Spelling) -> None:
-    graph, context = ready_for("match_rotary", Turning(spelling), SPEC)
+def test_what_is_another_function_does_not_match() -> None:
+    graph, context = ready_for("match_rotary", Turning(OTHER.values()), SPEC)
     result = run_and_verify("match_rotary", graph, context)
     assert (result.matched, result.skipped_because) == (0, "nothing to match")
 
 
 @pytest.mark.parametrize(
-    ("spelling", "tables", "matched"),
+    ("spellings", "tables", "matched"),
     [
-        (widened, torch.float32, 2),
-        (SAME["chunks"], torch.bfloat16, 2),
-        (promoted, torch.float32, 0),
+        # Where torch widens by itself, x has another dtype than the operator expects.
+        ([widened, promoted], torch.float32, 1),
+        ([SAME["chunks"]], torch.bfloat16, 1),
     ],
 )
 def test_half_precision_matches_only_where_it_rounds_alike(
-    spelling: Spelling, tables: torch.dtype, matched: int
+    spellings: list[Spelling], tables: torch.dtype, matched: int
 ) -> None:
-    module = Turning(spelling, torch.bfloat16, tables)
+    module = Turning(spellings, torch.bfloat16, tables)
     graph, context = ready_for("match_rotary", module, SPEC)
     tokens = torch.randint(0, 12, (3, 9))
     before = logits(graph, tokens)

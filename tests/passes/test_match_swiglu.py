@@ -17,31 +17,17 @@ SWIGLU = "dllmc.swiglu.default"
 
 
 class Gated(Toy):
+    layers = 1
+
     def feed(self, x: Tensor, layer: int) -> Tensor:
-        wide = self.up[layer](x)
-        return self.down[layer](self.gate(wide, wide + 1))
-
-    def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        return F.silu(gate) * up
-
-
-class Commuted(Gated):
-    def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        return up * F.silu(gate)
+        gate = self.up[layer](x)
+        up, twice = gate + 1, F.silu(gate - 1)
+        matching = F.silu(gate) * up + up * F.silu(gate + 2)
+        other = twice * up + twice + F.gelu(gate) * up
+        return self.down[layer](matching + other)
 
 
-class UsedTwice(Gated):
-    def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        active = F.silu(gate)
-        return active * up + active
-
-
-class Gelu(Gated):
-    def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        return F.gelu(gate) * up
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_every_gate_of_a_llada_matches(layers: int, dtype: torch.dtype) -> None:
     graph, context = ready_for("match_swiglu", *llada(dtype, n_layers=layers))
@@ -51,10 +37,8 @@ def test_every_gate_of_a_llada_matches(layers: int, dtype: torch.dtype) -> None:
     assert "aten.silu.default" not in operators(graph)
 
 
-@pytest.mark.parametrize(
-    ("kind", "matched"), [(Gated, 2), (Commuted, 2), (UsedTwice, 0), (Gelu, 0)]
-)
-def test_spellings(kind: type[Toy], matched: int) -> None:
-    graph, context = ready_for("match_swiglu", kind(), SPEC)
-    result = run_and_verify("match_swiglu", graph, context)
-    assert (result.matched, operators(graph)[SWIGLU]) == (matched, matched)
+def test_only_an_activation_that_nothing_else_reads_matches() -> None:
+    graph, context = ready_for("match_swiglu", Gated(), SPEC)
+    assert run_and_verify("match_swiglu", graph, context).matched == 2
+    assert operators(graph)[SWIGLU] == 2
+    assert operators(graph)["aten.silu.default"] == 1

@@ -19,6 +19,9 @@ from dllmc.spec import CaptureError, DenoiserSpec, NotADenoiserError, NotPositio
 class Bad(Toy):
     layers = 1
 
+    def feed(self, x: Tensor, layer: int) -> Tensor:
+        return x
+
 
 class Convolution(Bad):
     def __init__(self) -> None:
@@ -261,47 +264,51 @@ NUMBER = "uses the batch size or the sequence length as a number"
 BATCH = "depends on the batch, or differs between its sequences"
 
 
+BAD = [
+    (Convolution, "aten.conv1d.default", NO_RULE),
+    (CumulativeSum, "aten.cumsum.default", MIXES),
+    (Roll, "aten.roll.default", NO_RULE),
+    (Flip, "aten.flip.default", NO_RULE),
+    (Softmax, "aten.softmax.int", MIXES),
+    (Sort, "aten.sort.default", NO_RULE),
+    (Mean, "aten.mean.dim", MIXES),
+    (PositionsFromTokens, "aten.cumsum.default", MIXES),
+    (MixingProduct, "aten.matmul.default", MIXES),
+    (HandwrittenAttention, "aten.matmul.default", MIXES),
+    (RootLength, "aten.mul.Tensor", NUMBER),
+    (LengthAsTensor, "aten.log.default", CHANGES),
+    (DynamicRotary, "aten.cos.default", CHANGES),
+    (LateRotary, "aten.cos.default", CHANGES),
+    (NormalisedPositions, "aten.unsqueeze.default", CHANGES),
+    (BatchMean, "aten.mean.dim", "in which the batch is no axis"),
+    (BatchSoftmax, "aten.softmax.int", MIXES),
+    (PlaceInTheBatch, "aten.unsqueeze.default", BATCH),
+    (TablePerSequence, "aten.embedding.default", BATCH),
+]
+MORE_BAD = [
+    (ShiftBySlices, "aten.pad.default", NO_RULE),
+    (MaskRatio, "aten.mean.dim", MIXES),
+    (MixingEinsum, "aten.einsum.default", MIXES),
+    (Fourier, "aten.fft_fft.default", NO_RULE),
+    (NormOverTheSequence, "aten.linalg_vector_norm.default", MIXES),
+    (Gather, "aten.gather.default", NO_RULE),
+    (FirstToken, "aten.slice.Tensor", MIXES),
+    (MergedAxes, "aten.reshape.default", MIXES),
+    (PositionMajorAttention, "dllmc.attention.default", MIXES),
+    (LengthThroughATable, "aten.max.default", CHANGES),
+    (CountedFromTheEnd, "aten.embedding.default", CHANGES),
+    (TableAsMatrix, "aten.matmul.default", CHANGES),
+    (PositionByPosition, "aten.matmul.default", MIXES),
+    (BatchFlip, "aten.flip.default", NO_RULE),
+    (BatchSize, "aten.div.Tensor", NUMBER),
+    (SequenceFirst, "dllmc.attention.default", MIXES),
+    (ReadsTheTokens, "aten.sum.default", NO_RULE),
+]
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in MORE_BAD]
+
+
 @pytest.mark.parametrize(
-    ("kind", "operator", "reason"),
-    [
-        (Convolution, "aten.conv1d.default", NO_RULE),
-        (CumulativeSum, "aten.cumsum.default", MIXES),
-        (Roll, "aten.roll.default", NO_RULE),
-        (Flip, "aten.flip.default", NO_RULE),
-        (ShiftBySlices, "aten.pad.default", NO_RULE),
-        (Softmax, "aten.softmax.int", MIXES),
-        (Sort, "aten.sort.default", NO_RULE),
-        (Mean, "aten.mean.dim", MIXES),
-        (MaskRatio, "aten.mean.dim", MIXES),
-        (PositionsFromTokens, "aten.cumsum.default", MIXES),
-        (MixingProduct, "aten.matmul.default", MIXES),
-        (HandwrittenAttention, "aten.matmul.default", MIXES),
-        (MixingEinsum, "aten.einsum.default", MIXES),
-        (Fourier, "aten.fft_fft.default", NO_RULE),
-        (NormOverTheSequence, "aten.linalg_vector_norm.default", MIXES),
-        (Gather, "aten.gather.default", NO_RULE),
-        (FirstToken, "aten.slice.Tensor", MIXES),
-        (MergedAxes, "aten.reshape.default", MIXES),
-        (PositionMajorAttention, "dllmc.attention.default", MIXES),
-        (RootLength, "aten.mul.Tensor", NUMBER),
-        (LengthAsTensor, "aten.log.default", CHANGES),
-        (LengthThroughATable, "aten.max.default", CHANGES),
-        (DynamicRotary, "aten.cos.default", CHANGES),
-        (LateRotary, "aten.cos.default", CHANGES),
-        (NormalisedPositions, "aten.unsqueeze.default", CHANGES),
-        (CountedFromTheEnd, "aten.embedding.default", CHANGES),
-        (TableAsMatrix, "aten.matmul.default", CHANGES),
-        (PositionByPosition, "aten.matmul.default", MIXES),
-        (BatchMean, "aten.mean.dim", "in which the batch is no axis"),
-        (BatchSoftmax, "aten.softmax.int", MIXES),
-        (BatchFlip, "aten.flip.default", NO_RULE),
-        (BatchSize, "aten.div.Tensor", NUMBER),
-        (PlaceInTheBatch, "aten.unsqueeze.default", BATCH),
-        (TablePerSequence, "aten.embedding.default", BATCH),
-        (SequenceFirst, "dllmc.attention.default", MIXES),
-        (ReadsTheTokens, "aten.sum.default", NO_RULE),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ("kind", "operator", "reason"), [*BAD, *SLOW], ids=lambda v: getattr(v, "__name__", "")
 )
 def test_refused_by_name_with_the_reason(kind: type[Bad], operator: str, reason: str) -> None:
     graph, context = captured(kind(), SPEC)
