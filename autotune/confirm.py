@@ -125,10 +125,15 @@ def confirm(job: Job, finalists: Sequence[Timed]) -> Confirmation:
     return done
 
 
-def judge_baseline(job: Job, done: Confirmation) -> Verdict | None:
-    """Whether the baseline itself passes, on the prompts that it was decoded for along the way."""
+def baseline_passes(job: Job, done: Confirmation) -> bool | None:
+    """Whether the baseline keeps the margin, on the confirm prompts that it was decoded for.
+
+    None where they do not tell: it lost less than the margin, but not beyond doubt.
+    """
     verdict = _judge(job, done.prompts, SPEED_BASELINE, MOST_CONFIRM_PROMPTS)
-    return verdict if verdict.n else None
+    if verdict.passed:
+        return True
+    return False if verdict.n and -verdict.difference >= job.settings.margin else None
 
 
 def _plan(job: Job, finalists: list[Timed]) -> _Plan | str:
@@ -174,16 +179,19 @@ def _decode(
     already, whatever comes, is decoded no further, nor is what stands behind it: failing early
     makes passing no likelier either. The baseline is decoded along, for the report.
     """
-    evaluator, reach, n = job.evaluator, len(configs), 0
+    evaluator, reach, n, longest = job.evaluator, len(configs), 0, 0.0
     for batch in prompts:
         active = [c for c, size in zip(configs[:reach], sizes, strict=False) if n < size]
         wanted = (QUALITY_REFERENCE, *active, SPEED_BASELINE)
         missing = [config for config in wanted if not evaluator.knows(config, batch)]
-        if not active or (missing and job.budget.left(CONFIRM_UNTIL) <= 0):
+        late = job.budget.left(CONFIRM_UNTIL) <= 0 or job.budget.left() < longest
+        if not active or (missing and late):
             break
+        begun = job.budget.spent
         for config in missing:
             if not evaluator.knows(config, batch):  # the baseline may stand in it twice
                 evaluator.decode(config, batch)
+        longest = max(longest, job.budget.spent - begun)
         n += len(batch.ids)
         job.tell("confirmation", n, max(sizes))
         for index, config in enumerate(configs[:reach]):

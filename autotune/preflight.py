@@ -62,6 +62,11 @@ def preflight(job: Job) -> Pilot:
     for index, batch in enumerate(tune):
         job.tell("preflight", index, len(tune))
         if not all(evaluator.knows(c, batch) for c in (QUALITY_REFERENCE, SPEED_BASELINE)):
+            if index >= _FEWEST_BATCHES and job.budget.left(1.5 * PREFLIGHT_SHARE) <= 0:
+                # The machine has become slower than it was when the batches were counted.
+                tune = tune[:index]
+                job.study.set_user_attr("tune_batches", index)
+                break
             job.budget.require()
             evaluator.time(
                 QUALITY_REFERENCE, "SPEED_BASELINE", batch, "search", first=index % 2 == 0

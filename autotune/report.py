@@ -54,8 +54,8 @@ class TuningReport:
         config: What ships.
         rows: Reference, baseline and, if there is one, the tuned configuration.
         verdicts: The tests on held-out prompts, in their order.
-        baseline_passes: Whether `SPEED_BASELINE` itself keeps the margin; None if there was no
-            time to test it, or nothing to confirm.
+        baseline_passes: Whether `SPEED_BASELINE` itself keeps the margin; None if the prompts
+            that there was time for do not tell.
         margin: Loss of quality that was allowed.
         smallest_margin: That the prompts and the budget could have confirmed, at the discordance
             of the baseline.
@@ -141,7 +141,7 @@ class TuningReport:
         verdict = {
             True: "keeps this margin itself",
             False: "does not keep this margin",
-            None: "was not tested against this margin",
+            None: "may keep this margin or not, the prompts do not tell",
         }
         lines.append(f"SPEED_BASELINE {verdict[self.baseline_passes]}")
         counts = ", ".join(f"{count} {name}" for name, count in self.trials.items())

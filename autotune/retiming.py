@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # With 9 pairs a 95 % interval leaves out the extremes; with 6 it is the extremes.
 _MOST_ROUNDS: Final = 9
 _FEWEST_ROUNDS: Final = 3
+# Share of the budget beyond the part's own after which one round has to do.
+_PATIENCE: Final = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,10 @@ def time_finalists(
     while candidates:
         rounds = min(_rounds(job, config) for config in configs)
         job.tell("timing", rounds, _MOST_ROUNDS)
-        if rounds >= _MOST_ROUNDS or (rounds >= _FEWEST_ROUNDS and job.budget.left(until) <= 0):
+        late = job.budget.left(until) <= 0
+        very_late = job.budget.left(until + _PATIENCE) <= 0
+        enough = 1 if very_late else _FEWEST_ROUNDS if late else _MOST_ROUNDS
+        if rounds >= enough:
             break
         job.budget.require()
         batch = pilot.tune[rounds % len(pilot.tune)]

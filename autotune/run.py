@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.trial import TrialState
 
 from dllmc.autotune.budget import Budget, BudgetSpentError, parse_budget
-from dllmc.autotune.confirm import confirm, judge_baseline
+from dllmc.autotune.confirm import baseline_passes, confirm
 from dllmc.autotune.evaluator import Evaluator, batches
 from dllmc.autotune.job import PROTOCOL, Job, Settings
 from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
@@ -161,7 +161,6 @@ def _run(job: Job, storage: Path) -> TuningReport:
         least = 1  # SAFE is safe at any batch
     else:
         least = smallest_batch(job, pilot, done.winner.candidate.config, job.evaluator.at_batch(1))
-    baseline = judge_baseline(job, done)
     record = make_record(job, pilot, done, started=started, smallest_batch=least)
     path = job.store.put(record)
     config = SAFE if done.winner is None else done.winner.candidate.config
@@ -172,7 +171,7 @@ def _run(job: Job, storage: Path) -> TuningReport:
         config=config,
         rows=report_rows(job, pilot, done),
         verdicts=done.verdicts,
-        baseline_passes=None if baseline is None else baseline.passed,
+        baseline_passes=baseline_passes(job, done),
         margin=job.settings.margin,
         smallest_margin=pilot.smallest_margin,
         noise_floor=pilot.noise_floor,

@@ -29,6 +29,8 @@ TIERS: Final = (0.93, 0.75, 0.5)
 # A configuration under this fraction of the best feasible speed is not decoded to the end: the
 # short list has no use for it.
 _TOO_SLOW: Final = TIERS[-1]
+# The share of the budget after which a search that has found nothing gives up.
+_LATEST: Final = 0.65
 # Trials in a row that needed no decoding, after which the space counts as searched.
 _REPEATS: Final = 25
 # Trials where neither the user nor the budget says how many.
@@ -43,13 +45,14 @@ def search(job: Job, pilot: Pilot, until: float) -> None:
     Args:
         job: The job.
         pilot: What the preflight found.
-        until: Share of the budget after which no batch is started.
+        until: Share of the budget after which no batch is started, unless nothing was found yet
+            that could be confirmed.
     """
     _enqueue_presets(job)
     job.best = _best(job)
     total = job.settings.trials or (_DEFAULT_TRIALS if job.budget.total is None else None)
     repeats = 0
-    while job.budget.left(until) > 0 and repeats < _REPEATS:
+    while repeats < _REPEATS:
         done = len(job.study.get_trials(deepcopy=False, states=FINISHED))
         job.tell("search", done, total)
         if total is not None and done >= total:
@@ -57,7 +60,7 @@ def search(job: Job, pilot: Pilot, until: float) -> None:
         before = job.evaluator.decoded
         trial = job.study.ask()
         try:
-            _run(job, pilot, trial, until)
+            _run(job, pilot, trial, max(until, _LATEST) if job.best is None else until)
         except BudgetSpentError:
             requeue(job.study, trial.number)
             break
@@ -99,7 +102,7 @@ def _run(job: Job, pilot: Pilot, trial: optuna.Trial, until: float) -> None:
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
         study.tell(trial.number, value)
-        feasible = trial.constraints["quality"] <= 0
+        feasible = trial.constraints["quality"] <= 0 and config != QUALITY_REFERENCE
         if feasible and math.exp(value) > (job.best or 0.0):
             job.best = math.exp(value)
             job.tell("search", trial.number, message=f"{job.best:.2f}x  {describe(config)}")
@@ -147,11 +150,13 @@ def _evaluate(
 
 
 def _best(job: Job) -> float | None:
-    """The highest speed among the feasible trials so far."""
+    """The highest speed among the feasible trials so far, the reference's left out."""
     speeds = [
         math.exp(trial.value)
         for trial in job.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if trial.value is not None and trial.constraints["quality"] <= 0
+        if trial.value is not None
+        and trial.constraints["quality"] <= 0
+        and config_of(trial) != QUALITY_REFERENCE
     ]
     return max(speeds, default=None)
 

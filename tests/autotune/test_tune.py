@@ -126,6 +126,21 @@ def test_the_budget_is_kept_to_within_one_round_of_batches(tmp_path: Path, budge
     assert report.spent == pytest.approx(engine.now)
 
 
+def test_a_machine_that_was_busy_at_first_is_used_when_it_is_free(tmp_path: Path) -> None:
+    class Busy(PlantedEngine):
+        def generate(self, prompt: list[str], **options: Any) -> Any:
+            begun = self.now
+            output = super().generate(prompt, **options)
+            self.now += 4 * (self.now - begun) if self.calls <= 8 else 0.0
+            return output
+
+    # By then 280 s have gone, over a third of the budget.
+    engine = Busy()
+    report = job(tmp_path, engine, budget=BUDGET)
+    assert report.status == "confirmed", report.reason
+    assert engine.now <= BUDGET + 3 * 64 * seconds_per_prompt(QUALITY_REFERENCE)
+
+
 def test_the_number_of_trials_is_kept(tmp_path: Path) -> None:
     report = job(tmp_path, trials=9, budget=None)
     assert sum(report.trials.values()) == 9
