@@ -1,0 +1,70 @@
+"""Lockstep on the trained model, whose confidences crowd near 1 as a random model's do not."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from lockstep.compare import Request, Tally, run
+
+from dllmc.compiler import compile_model
+from dllmc.models import LoadedModel, load_model
+from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE, DecodingConfig
+from dllmc.runtime.engine import Engine
+from dllmc.tasks import generator_tasks
+
+BLOCKS = {"kind": "blocks", "block_length": 16}
+CONFIGS = {
+    "quality reference": QUALITY_REFERENCE.replace(stop={"kind": "length"}),
+    "speed baseline": SPEED_BASELINE,
+    "prefix, factor": DecodingConfig(
+        schedule=BLOCKS, cache={"kind": "prefix", "refresh_every": 4}, commit={"kind": "factor"}
+    ),
+    "dual, quota, sampled": DecodingConfig(
+        schedule=BLOCKS, commit={"kind": "quota", "steps": 16}, temperature=0.7, seed=2
+    ),
+}
+
+
+@functools.cache
+def embedded() -> LoadedModel:
+    return load_model("embedded")
+
+
+@functools.cache
+def engine_of(backend: str) -> Engine:
+    engine: Engine = compile_model(embedded(), engine_of=Engine).engine(backend=backend)
+    return engine
+
+
+def prompts(count: int) -> list[list[int]]:
+    samples = [task.samples("tune", count) for task in generator_tasks()]
+    encode = engine_of("eager").encode
+    return [encode(sample.prompt) for drawn in samples for sample in drawn]
+
+
+def compare(backend: str, config: DecodingConfig, count: int, every: int = 1) -> Tally:
+    model, total, given = embedded(), Tally(), prompts(count)[::every]
+    length = model.spec.max_length - (model.spec.prompt_slots or 0)
+    for first in range(0, len(given), 7):
+        requests = [
+            Request(prompt, config, length, stream)
+            for stream, prompt in enumerate(given[first : first + 7])
+        ]
+        total.add(run(engine_of(backend), model.module, model.spec, requests))
+    return total
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_few_prompts(config: DecodingConfig) -> None:
+    compare("eager", config, 1, every=4).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_prompts_of_every_task(backend: str) -> None:
+    total = Tally()
+    for config in CONFIGS.values():
+        total.add(compare(backend, config, 2))
+    total.check()
+    assert total.decisions > 10_000
