@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dllmc.passes.match_attention import SDPA
 from dllmc.spec import CaptureError, ConfigError, DenoiserSpec, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -72,6 +73,8 @@ def compile_model(
 
     Args:
         model: From `load_model`, or any module tokens `[B, T]` -> logits `[B, T, V]` with `spec`.
+            Its weights are read in place where they need not be rearranged, so they must not
+            change any more.
         engine_of: Makes an engine of a package; the front gives the runtime's.
         spec: Of a bare module.
         backend: `inductor` compiles on first use, `eager` runs the graph node by node.
@@ -96,16 +99,17 @@ def compile_model(
         )
     _check_supported(loaded.spec)
     configs = configure(passes)
-    if verify:
-        double = copy.deepcopy(loaded.module).double()
-        _rewrite(double, loaded.spec, configs, verify=True)
-        del double
     module = loaded.module.to(device)
     dtype = _dtype_of(module)
     if "lower_operators" not in configs:
         chosen = default_implementations(torch.device(device), getattr(torch, dtype))
         configs["lower_operators"] = LowerOperatorsConfig(implementations=chosen)
-    graphs, results = _rewrite(module, loaded.spec, configs, before_and_after=before_and_after)
+    with _evaluating(module):
+        if verify:
+            # Implementations may lack float64; they have tests of their own.
+            plain = configs | {"lower_operators": LowerOperatorsConfig()}
+            _rewrite(copy.deepcopy(module).double(), loaded.spec, plain, verify=True)
+        graphs, results = _rewrite(module, loaded.spec, configs, before_and_after=before_and_after)
     weights = weights_of(*graphs.values())
     package = Package(
         name=loaded.name,
@@ -125,8 +129,22 @@ def _loaded(model: LoadedModel | nn.Module, spec: DenoiserSpec | None) -> Loaded
         return model if spec is None else dataclasses.replace(model, spec=spec)
     if spec is None:
         raise UsageError("a bare module needs `spec`=DenoiserSpec(...): at least its mask token")
-    module = model.eval().requires_grad_(False)
-    return LoadedModel(module, spec, None, type(model).__name__, None, {})
+    return LoadedModel(model, spec, None, type(model).__name__, None, {})
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Dropout off and gradients off, and then as they were: the module is its owner's."""
+    training = {part: part.training for part in module.modules()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _check_supported(spec: DenoiserSpec) -> None:

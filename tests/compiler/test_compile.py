@@ -119,7 +119,13 @@ def test_a_module_in_training_is_compiled_in_evaluation_mode() -> None:
         def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
             return nn.functional.dropout(x, 0.5, self.training)
 
-    assert compiled(Dropping().float().train(), spec=SPEC).report
+    module = Dropping().float().train().requires_grad_(True)
+    module.head.eval()
+    model = compiled(module, spec=SPEC, verify=True)
+    assert model.engine().generate([1, 2, 3], max_new_tokens=4, config={}).nfe > 0
+    # And then it is as its owner left it.
+    assert (module.training, module.head.training, module.out.training) == (True, False, True)
+    assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 class Silent(nn.Module):
