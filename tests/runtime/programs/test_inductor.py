@@ -89,11 +89,16 @@ def test_changing_values_compiles_nothing(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("no_compilation")
-def test_two_programs_serve_the_plans_of_a_statistics_set(engine: Engine) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_two_programs_serve_the_plans_of_a_statistics_set(
+    engine: Engine, temperature: float
+) -> None:
     plans = set()
     for count, block, length in itertools.product((1, 2, 3), (1, 3, 8, 13), (1, 7, 20)):
         config = DecodingConfig(
-            schedule={"kind": "blocks", "block_length": block}, cache={"kind": "prefix"}
+            schedule={"kind": "blocks", "block_length": block},
+            cache={"kind": "prefix"},
+            temperature=temperature,
         )
         pool, opened = engine.open(PROMPTS[:count], config, length)
         while (outcome := engine.step(pool, opened)) is not None:
