@@ -22,7 +22,12 @@ class DenoiserSpec(BaseModel):
         eos_ids: Token ids that end a response.
         attention: `full`, `block_causal` (blocks of `block_length`) or `causal`; the last only
             for an auxiliary model.
-        block_length: Length of a block of block-causal attention.
+        block_length: Length of a block of block-causal attention: a row sees every position up to
+            the end of its own block.
+        blocks_from: Where blocks are counted from: the `canvas` start (SDAR, LLaDA2, Fast-dLLM
+            v2), as the module's own attention mask does; or the `response`, the prompt being one
+            block (D2F), where the module attends to everything and the decoder limits what it
+            sees.
         logit_shift: 1 where the logits of a row predict the next position (Dream), else 0.
         prompt_slots: Number of slots to which prompts are padded with `pad_id`, or None.
         pad_id: Token id that fills the unused prompt slots.
@@ -38,6 +43,7 @@ class DenoiserSpec(BaseModel):
     eos_ids: tuple[int, ...] = ()
     attention: Literal["full", "block_causal", "causal"] = "full"
     block_length: int | None = Field(default=None, gt=0)
+    blocks_from: Literal["canvas", "response"] = "canvas"
     logit_shift: Literal[0, 1] = 0
     prompt_slots: int | None = Field(default=None, gt=0)
     pad_id: int | None = Field(default=None, ge=0)
