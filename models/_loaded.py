@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class LoadedModel:
         name: `embedded`, `random:SHAPE`, or the name of the checkpoint's folder.
         source: The checkpoint's folder, or None for random weights.
         config: The keys of `config.json`.
+        chat_template: Jinja template of the checkpoint, or None where it has none.
+        special_tokens: Their texts by role, such as `bos_token`, which the template may read.
     """
 
     module: nn.Module
@@ -34,3 +36,5 @@ class LoadedModel:
     name: str
     source: Path | None
     config: Mapping[str, Any]
+    chat_template: str | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)

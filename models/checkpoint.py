@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
+from dllmc.models._json import DAMAGED, read_json
 from dllmc.models._loaded import LoadedModel
 from dllmc.models._registry import denoiser_for
+from dllmc.models._special_tokens import read_chat_template, read_special_tokens
+from dllmc.models._tokenizer import read_tokenizer
 from dllmc.spec import CheckpointError, ModelNotFoundError, UnknownArchitectureError
 
 if TYPE_CHECKING:
@@ -20,17 +21,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dllmc.spec import DenoiserSpec
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_DAMAGED = "the file is damaged; copy or download it again"
 
 
 def load_checkpoint(
     folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> LoadedModel:
-    """Read `config.json`, the weights (one file or shards) and `tokenizer.json`, if present.
+    """Read `config.json`, the weights (one file or shards) and the tokenizer, if present.
 
     Args:
         folder: The checkpoint.
@@ -57,8 +56,16 @@ def load_checkpoint(
     _check_headers(shapes, files, dtype)
     module.load_state_dict(_read(files, dtype, device), assign=True)
     module.eval().requires_grad_(False)
-    tokenizer = _read_tokenizer(folder, spec)
-    return LoadedModel(module, spec, tokenizer, folder.resolve().name, folder, keys)
+    return LoadedModel(
+        module,
+        spec,
+        read_tokenizer(folder, spec.vocab_size),
+        folder.resolve().name,
+        folder,
+        keys,
+        read_chat_template(folder),
+        read_special_tokens(folder),
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -76,19 +83,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelNotFoundError(
             f"`{folder}` has no config.json; give a checkpoint folder in Hugging Face layout"
         )
-    return _read_json(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); {_DAMAGED}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path} ({error.strerror})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object; {_DAMAGED}")
-    return value
+    return read_json(path)
 
 
 def _locate(folder: Path) -> dict[str, Path]:
@@ -101,9 +96,9 @@ def _locate(folder: Path) -> dict[str, Path]:
             f"`{folder}` has neither {WEIGHTS} nor {INDEX}; weights in other formats must be "
             "converted to safetensors"
         )
-    shards = _read_json(index).get("weight_map")
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
-        raise CheckpointError(f"{index} has no `weight_map` of tensor to file; {_DAMAGED}")
+        raise CheckpointError(f"{index} has no `weight_map` of tensor to file; {DAMAGED}")
     for shard in sorted(set(shards.values())):
         # By name only: in a Hugging Face cache the shards are links to files elsewhere.
         if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
@@ -123,7 +118,7 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); {_DAMAGED}") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); {DAMAGED}") from error
 
 
 def _check_names(folder: Path, shapes: Mapping[str, object], files: Mapping[str, Path]) -> None:
@@ -146,7 +141,7 @@ def _check_headers(
     stored = set()
     for name, path in files.items():
         if name not in headers[path]:
-            raise CheckpointError(f"{path} lacks tensor `{name}`; {_DAMAGED}")
+            raise CheckpointError(f"{path} lacks tensor `{name}`; {DAMAGED}")
         shape, kind = headers[path][name]
         if shape != shapes[name]:
             raise CheckpointError(
@@ -177,23 +172,6 @@ def _read(
         with safe_open(path, framework="pt", device=str(device)) as file:
             found |= {name: file.get_tensor(name).to(dtype) for name in names[path]}
     return found
-
-
-def _read_tokenizer(folder: Path, spec: DenoiserSpec) -> Tokenizer | None:
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # `tokenizers` raises no narrower class
-        raise CheckpointError(f"{path} cannot be read ({error}); {_DAMAGED}") from error
-    largest = max(tokenizer.get_vocab().values(), default=0)
-    if largest >= spec.vocab_size:
-        raise CheckpointError(
-            f"{path} has token id {largest}, but the model's vocabulary ends at "
-            f"{spec.vocab_size - 1}; use the tokenizer that belongs to the weights"
-        )
-    return tokenizer
 
 
 def _listed(names: Iterable[str]) -> str:
