@@ -1,0 +1,130 @@
+"""What the scripts `decode_*.py` share: they run published decode loops and record the results.
+
+Each takes the path of a clone of the published code and holds none of it:
+
+    python benchmarks/parity/decode_dream.py PATH tests/golden/dream.json
+
+Weights follow from a seed (`tests/golden/drawing.py`), so a file holds only prompts, settings and
+what the published loop returned, in float32 on a CPU at temperature 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from golden.drawing import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import nn
+
+VOCABULARY, MASK, EOS, PAD = 96, 95, 94, 93
+
+
+@dataclass
+class Calls:
+    """Counts a model's evaluations, and says which were given tokens that later changed."""
+
+    kind: Callable[[dict[str, Any]], str] = lambda _: "denoise"
+    counts: dict[str, int] = field(default_factory=dict)
+    inputs: list[list[int]] = field(default_factory=list)
+
+    def watch(self, model: nn.Module) -> nn.Module:
+        forward = model.forward
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            kind = self.kind(kwargs)
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            tokens = args[0] if args else kwargs["input_ids"]
+            self.inputs.append(tokens[0].tolist())
+            return forward(*args, **kwargs)
+
+        model.forward = counted
+        return model
+
+    def clear(self) -> None:
+        self.counts.clear()
+        self.inputs.clear()
+
+    def taken(self) -> dict[str, Any]:
+        return {"nfe": sum(self.counts.values())} | (
+            {"calls": dict(sorted(self.counts.items()))} if len(self.counts) > 1 else {}
+        )
+
+
+def settings() -> tuple[Path, Path]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("published", type=Path, help="folder of the published code")
+    parser.add_argument("output", type=Path, help="the golden file to write")
+    given = parser.parse_args()
+    return given.published.resolve(), given.output
+
+
+def scales(number: int) -> dict[str, Any]:
+    """Seed and scales of a system's model `number`: each has confidences of its own."""
+    return {
+        "seed": 200 + number,
+        "qk_scale": (2.0, 1.0, 3.0, 2.0)[number % 4],
+        "embedding_scale": (0.5, 1.0, 0.3, 0.5)[number % 4],
+        "head_scale": (4.0, 3.0, 5.0, 7.0)[number % 4],
+    }
+
+
+def give_weights(model: nn.Module, drawn: dict[str, Any]) -> nn.Module:
+    """Replaces what the constructor drew; a tensor that is not stored keeps its value."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model.load_state_dict(draw(shapes, MASK, **drawn))
+    return model.float().eval()
+
+
+def pick(number: int, models: int, lengths: tuple[int, ...]) -> tuple[int, list[int]]:
+    """A model and a prompt; pairs of cases get the same, so that their settings can be compared."""
+    generator = np.random.default_rng(1000 + number // 2)
+    model, length = generator.integers(models), generator.choice(lengths)
+    return int(model), prompt(2000 + number // 2, int(length))
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    tokens: list[int] = np.random.default_rng(seed).integers(0, PAD, length).tolist()
+    return tokens
+
+
+@torch.no_grad()
+def probe(logits_of: Callable[[torch.Tensor], torch.Tensor], length: int) -> dict[str, Any]:
+    """Logits of one short input: they tell a difference of models from one of loops."""
+    tokens = prompt(7, length)
+    (logits,) = logits_of(torch.tensor([tokens]))
+    return {"tokens": tokens, "logits": [round(value, 5) for value in logits[-1, :6].tolist()]}
+
+
+def write(
+    output: Path,
+    source: dict[str, Any],
+    files: Iterable[Path],
+    models: list[Any],
+    cases: list[Any],
+) -> None:
+    import transformers
+
+    source |= {
+        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        "dtype": "float32",
+        "torch": torch.__version__.partition("+")[0],
+        "transformers": transformers.__version__,
+    }
+    lines = [f'{{"source": {json.dumps(source, indent=1)},', '"models": [']
+    lines += [",\n".join(json.dumps(model, separators=(",", ":")) for model in models), "],"]
+    lines += ['"cases": [', ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)]
+    output.write_text("\n".join([*lines, "]}"]) + "\n")
+    print(f"{output}: {len(models)} models, {len(cases)} cases, {output.stat().st_size} bytes")
