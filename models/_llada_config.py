@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dllmc.models._keys import Size, TokenId, ids_of, one_line, refuse_others
 from dllmc.spec import CheckpointError, DenoiserSpec
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ _ONLY: dict[str, tuple[object, ...]] = {
     "rope": (True,),
     "scale_logits": (False,),
 }
-
-Size = Annotated[int, Field(gt=0)]
-TokenId = Annotated[int, Field(ge=0)]
 
 
 class LLaDAConfig(BaseModel):
@@ -68,16 +66,11 @@ class LLaDAConfig(BaseModel):
         Raises:
             CheckpointError: A key is missing or wrong, or asks for what is not supported.
         """
-        for key, values in _ONLY.items():
-            if key in keys and not any(_same(keys[key], value) for value in values):
-                raise CheckpointError(
-                    f"`{key}` is {keys[key]!r}, but only {values[0]!r} is supported; "
-                    "use another checkpoint"
-                )
+        refuse_others(keys, _ONLY)
         try:
             return cls.model_validate(keys)
         except ValidationError as error:
-            raise CheckpointError(_one_line(error)) from error
+            raise CheckpointError(one_line(error)) from error
 
     @property
     def head_dim(self) -> int:
@@ -102,11 +95,7 @@ class LLaDAConfig(BaseModel):
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """Tokens that end a response."""
-        if self.eos_token_id is None:
-            return ()
-        return (
-            (self.eos_token_id,) if isinstance(self.eos_token_id, int) else (*self.eos_token_id,)
-        )
+        return ids_of(self.eos_token_id)
 
     def spec(self) -> DenoiserSpec:
         """What the compiler must know beside the graph."""
@@ -154,18 +143,3 @@ class LLaDAConfig(BaseModel):
                 f"`max_sequence_length`={self.max_sequence_length}"
             )
         return self
-
-
-def _same(one: Any, other: object) -> bool:
-    # In Python 0 == False and 1 == True.
-    return type(one) is type(other) and bool(one == other)
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        return first["msg"].removeprefix("Value error, ")
-    key = first["loc"][0]
-    if first["type"] == "missing":
-        return f"`{key}` is missing; add it"
-    return f"`{key}` is {first['input']!r}; {first['msg'].lower()}"
