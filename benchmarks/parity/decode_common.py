@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import sys
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,12 +64,13 @@ class Calls:
         )
 
 
-def settings() -> tuple[Path, Path]:
+def paths(*folders: str) -> tuple[Path, ...]:
+    """Folders of the published code, each with a name for `--help`, and the file to write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("published", type=Path, help="folder of the published code")
-    parser.add_argument("output", type=Path, help="the golden file to write")
-    given = parser.parse_args()
-    return given.published.resolve(), given.output
+    for folder in folders:
+        parser.add_argument(folder, type=Path)
+    parser.add_argument("output", type=Path)
+    return tuple(path.resolve() for path in vars(parser.parse_args()).values())
 
 
 def scales(number: int) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def give_weights(model: nn.Module, drawn: dict[str, Any]) -> nn.Module:
 
 
 def pick(number: int, models: int, lengths: tuple[int, ...]) -> tuple[int, list[int]]:
-    """A model and a prompt; pairs of cases get the same, so that their settings can be compared."""
+    """A model and a prompt, the same for two cases in turn, to compare their settings."""
     generator = np.random.default_rng(1000 + number // 2)
     model, length = generator.integers(models), generator.choice(lengths)
     return int(model), prompt(2000 + number // 2, int(length))
@@ -106,6 +108,27 @@ def probe(logits_of: Callable[[torch.Tensor], torch.Tensor], length: int) -> dic
     tokens = prompt(7, length)
     (logits,) = logits_of(torch.tensor([tokens]))
     return {"tokens": tokens, "logits": [round(value, 5) for value in logits[-1, :6].tolist()]}
+
+
+def package(name: str, folder: Path) -> None:
+    """Makes `folder` importable as package `name` without running its `__init__`."""
+    parent, _, own = name.rpartition(".")
+    if parent:
+        package(parent, folder.parent)
+    module = types.ModuleType(name)
+    module.__path__ = [str(folder)]
+    sys.modules.setdefault(name, module)
+
+
+def decode_all(
+    published: list[Any], plans: Iterable[dict[str, Any]], lengths: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    cases = []
+    for number, plan in enumerate(plans):
+        model, tokens = pick(number, len(published), lengths)
+        decoded = published[model].decode(plan, tokens)
+        cases.append({"model": model, **plan, "prompt": tokens, **decoded})
+    return cases
 
 
 def write(

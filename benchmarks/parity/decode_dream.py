@@ -120,14 +120,10 @@ class Published:
 
 
 def main() -> None:
-    folder, output = common.settings()
+    folder, output = common.paths("dream")
     sys.path.insert(0, str(folder))
     models = [Published(number) for number in range(len(SHAPES))]
-    cases = []
-    for number, plan in enumerate(plans()):
-        which, prompt = common.pick(number, len(models), LENGTHS)
-        decoded = models[which].decode(plan, prompt)
-        cases.append({"model": which, **plan, "prompt": prompt, **decoded})
+    cases = common.decode_all(models, plans(), LENGTHS)
     described = [
         {"keys": keys(number), **common.scales(number), "probe": model.probe}
         for number, model in enumerate(models)

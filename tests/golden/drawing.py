@@ -17,14 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-QUERIES_AND_KEYS = (
-    "q_proj.",
-    "k_proj.",
-    "q_norm.",
-    "k_norm.",
-    "query_layernorm.",
-    "key_layernorm.",
-)
+PROJECTIONS = ("q_proj.", "k_proj.")
+NORMS = ("q_norm.", "k_norm.", "query_layernorm.", "key_layernorm.")
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight")
 
 
@@ -54,7 +48,7 @@ def draw(
             value *= embedding_scale
         else:
             value /= math.sqrt(shape[1])
-        if any(part in name for part in QUERIES_AND_KEYS):
+        if any(part in name for part in PROJECTIONS + NORMS):
             value *= qk_scale
         if name == "lm_head.weight":
             value *= head_scale
