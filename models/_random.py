@@ -42,6 +42,9 @@ def fill(
 
 
 def _moments(name: str, shape: torch.Size, spec: DenoiserSpec) -> tuple[float, float]:
+    if name.endswith(("q_norm.weight", "k_norm.weight")):
+        # Scores do not depend on the projections' gains then.
+        return math.sqrt(_ATTENTION_GAIN), 0.1
     if len(shape) == 1:
         # Off their neutral values, so that a bias or a norm's weight that gets lost is noticed.
         return (0.0, 0.1) if name.endswith("bias") else (1.0, 0.1)

@@ -42,6 +42,29 @@ def _llada(
     }
 
 
+def _qwen(
+    name: str, width: int, heads: int, kv_heads: int, layers: int, hidden: int, vocabulary: int
+) -> dict[str, Any]:
+    return {
+        "architectures": [name],
+        "hidden_act": "silu",
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 256,
+        "mask_token_id": vocabulary - 1,
+        "eos_token_id": vocabulary - 2,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": False,
+    }
+
+
+_DREAM, _SDAR, _FAST_V2 = "DreamModel", "SDARForCausalLM", "Fast_dLLM_QwenForCausalLM"
+
 SHAPES: dict[str, dict[str, Any]] = {
     "llada-8b": _llada(4096, 32, 32, 32, 12288, 126464, 4096)
     | {"mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081},
@@ -49,4 +72,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llada-7m": _llada(256, 4, 4, 6, 704, 4096, 4096),
     "llada-tiny": _llada(32, 4, 4, 2, 64, 96, 256),
     "llada-tiny-gqa": _llada(32, 4, 2, 2, 64, 96, 256),
+    "dream-7b": _qwen(_DREAM, 3584, 28, 4, 28, 18944, 152064)
+    | {"max_position_embeddings": 131072, "mask_token_id": 151666, "eos_token_id": 151643},
+    "dream-tiny": _qwen(_DREAM, 32, 4, 2, 2, 64, 96),
+    "sdar-4b": _qwen(_SDAR, 2560, 32, 8, 36, 9728, 151936)
+    | {"head_dim": 128, "block_size": 4, "max_position_embeddings": 32768}
+    | {"mask_token_id": 151669, "eos_token_id": [151643, 151645]},
+    "sdar-tiny": _qwen(_SDAR, 32, 4, 2, 2, 64, 96) | {"head_dim": 16, "block_size": 8},
+    "fast-dllm-v2-7b": _qwen(_FAST_V2, 3584, 28, 4, 28, 18944, 152064)
+    | {"bd_size": 32, "max_position_embeddings": 32768}
+    | {"mask_token_id": 151665, "eos_token_id": 151645},
+    "fast-dllm-v2-tiny": _qwen(_FAST_V2, 32, 4, 2, 2, 64, 96) | {"bd_size": 8},
 }

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
         ("llada-7m", 6_917_376),
         ("llada-tiny", 26_784),
         ("llada-tiny-gqa", 24_736),
+        ("dream-7b", 7_615_616_512),
+        ("dream-tiny", 24_864),
+        ("sdar-4b", 4_411_424_256),
+        ("sdar-tiny", 30_944),
+        ("fast-dllm-v2-7b", 7_615_616_512),
+        ("fast-dllm-v2-tiny", 24_864),
     ],
 )
 def test_a_shape_has_its_number_of_parameters(shape: str, parameters: int) -> None:
@@ -39,6 +45,18 @@ def test_random_weights_leave_a_canvas_unsure_to_varied_degrees(shape: str) -> N
     assert confidence.quantile(0.5) < 0.9
     assert confidence.quantile(0.9) > 0.9
     assert len(logits.argmax(-1).unique()) > 8
+
+
+@pytest.mark.parametrize("shape", ["dream-tiny", "sdar-tiny", "fast-dllm-v2-tiny"])
+def test_other_bodies_are_about_as_unsure(shape: str) -> None:
+    model = load_model(f"random:{shape}")
+    canvas = torch.randint(0, model.spec.vocab_size, (4, 64))
+    canvas[:, 24:] = model.spec.mask_id
+    logits = model.module(canvas)[:, 24:].double()
+    confidence = logits.softmax(-1).amax(-1)
+    assert confidence.quantile(0.1) < 0.5
+    assert confidence.quantile(0.9) > 0.75
+    assert len(logits.argmax(-1).unique()) > 6
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:
@@ -69,7 +87,7 @@ def test_random_models_say_what_they_are() -> None:
     ("name", "message"),
     [
         ("random:llada-8", "`llada-8` is not a shape; did you mean `llada-8b`?"),
-        ("random:", "`` is not a shape; known: llada-60m"),
+        ("random:", "`` is not a shape; known: dream-7b"),
         ("embeded", "there is no model `embeded`; did you mean `embedded`?"),
         ("random-llada-7m", "did you mean `random:llada-7m`?"),
         ("no/such/folder", "there is no model `no/such/folder`; known: embedded"),
