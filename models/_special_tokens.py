@@ -15,7 +15,7 @@ _CONFIG, _MAP, _TEMPLATE = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-SINGLE = (
+_ROLES = (
     "bos_token",
     "eos_token",
     "unk_token",
@@ -24,6 +24,7 @@ SINGLE = (
     "cls_token",
     "mask_token",
 )
+_FURTHER = "additional_special_tokens"
 _DEFAULT = "default"
 
 
@@ -37,11 +38,25 @@ def read_special_tokens(folder: Path) -> dict[str, str]:
     # The configuration is the newer form, so it wins.
     for path in (folder / _MAP, folder / _CONFIG):
         declared = read_json(path) if path.exists() else {}
-        for role in SINGLE:
+        for role in _ROLES:
             text = _content(declared.get(role))
             if text is not None:
                 found[role] = text
     return found
+
+
+def all_special_tokens(folder: Path) -> list[str]:
+    """Text of every special token, with a role or without, once.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    further: list[Any] = []
+    for path in (folder / _MAP, folder / _CONFIG):
+        declared = read_json(path).get(_FURTHER) if path.exists() else None
+        further = declared if isinstance(declared, list) else further
+    texts = [*read_special_tokens(folder).values(), *map(_content, further)]
+    return list(dict.fromkeys(text for text in texts if text is not None))
 
 
 def read_chat_template(folder: Path) -> str | None:

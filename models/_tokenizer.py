@@ -21,11 +21,11 @@ from tokenizers import (
 )
 
 from dllmc.models._json import DAMAGED, read_json
-from dllmc.models._special_tokens import SINGLE, read_special_tokens
+from dllmc.models._special_tokens import all_special_tokens
 from dllmc.spec import CheckpointError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 _WHOLE, _VOCABULARY, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
@@ -86,18 +86,20 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
             )
     config = read_json(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
     _check_class(folder, config)
-    added = _added_tokens(folder, config)
+    special = all_special_tokens(folder)
+    added = _added_tokens(folder, config, special)
     # In the vocabulary too, so that each has the id that the checkpoint says and not the next
     # free one.
     vocabulary = _vocabulary(folder) | {token.content: number for token, number in added}
     if len(set(vocabulary.values())) < len(vocabulary):
         raise CheckpointError(f"{folder / _VOCABULARY} gives two tokens one id; {DAMAGED}")
-    tokenizer = _byte_level(folder, vocabulary, bool(config.get("add_prefix_space")))
+    tokenizer = _byte_level(folder, vocabulary)
     # Order matters where one token is the beginning of another.
     tokenizer.add_tokens([token for token, _ in sorted(added, key=lambda pair: pair[1])])
-    names = read_special_tokens(folder)
+    # Those that are declared keep their flags.
+    known = {token.content for token, _ in added}
     tokenizer.add_special_tokens(
-        [AddedToken(names[key], normalized=False) for key in SINGLE if key in names]
+        [AddedToken(text, normalized=False) for text in special if text not in known]
     )
     return tokenizer
 
@@ -111,7 +113,7 @@ def _check_class(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _byte_level(folder: Path, vocabulary: dict[str, int], prefix_space: bool) -> Tokenizer:
+def _byte_level(folder: Path, vocabulary: dict[str, int]) -> Tokenizer:
     try:
         tokenizer = Tokenizer(models.BPE(vocabulary, _merges(folder)))
     except Exception as error:  # `tokenizers` raises no narrower class
@@ -120,7 +122,7 @@ def _byte_level(folder: Path, vocabulary: dict[str, int], prefix_space: bool) ->
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -157,27 +159,32 @@ def _merges(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _added_tokens(folder: Path, config: Mapping[str, Any]) -> list[tuple[AddedToken, int]]:
-    path, declared = folder / _CONFIG, config.get("added_tokens_decoder")
+def _added_tokens(
+    folder: Path, config: Mapping[str, Any], special: Collection[str]
+) -> list[tuple[AddedToken, int]]:
+    declared = config.get("added_tokens_decoder")
     if declared is None:
-        return _added_by_name(folder)
+        return _added_by_name(folder, special)
     try:
-        return [
-            (AddedToken(entry["content"], **{k: entry[k] for k in _FLAGS if k in entry}), int(key))
-            for key, entry in declared.items()
-        ]
+        return [(_added_token(entry, special), int(key)) for key, entry in declared.items()]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: `added_tokens_decoder` is not a mapping of ids to tokens "
+            f"{folder / _CONFIG}: `added_tokens_decoder` is not a mapping of ids to tokens "
             f"({type(error).__name__}: {error}); {DAMAGED}"
         ) from error
 
 
-def _added_by_name(folder: Path) -> list[tuple[AddedToken, int]]:
+def _added_token(entry: Mapping[str, Any], special: Collection[str]) -> AddedToken:
+    flags = {name: entry[name] for name in _FLAGS if name in entry}
+    # Some checkpoints forget the flag of a token that they list among the special ones.
+    flags["special"] = bool(flags.get("special")) or entry["content"] in special
+    return AddedToken(entry["content"], **flags)
+
+
+def _added_by_name(folder: Path, special: Collection[str]) -> list[tuple[AddedToken, int]]:
     path = folder / _ADDED
     if not path.exists():
         return []
-    special = set(read_special_tokens(folder).values())
     return [
         (AddedToken(token, special=token in special, normalized=token not in special), number)
         for token, number in _numbered(path, read_json(path)).items()
