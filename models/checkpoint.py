@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dllmc.models._generation_config import with_stop_ids
 from dllmc.models._json import DAMAGED, read_json
 from dllmc.models._loaded import LoadedModel
 from dllmc.models._registry import denoiser_for
@@ -19,8 +20,7 @@ from dllmc.spec import CheckpointError, ModelNotFoundError, UnknownArchitectureE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from torch import Tensor
-
+    from torch import Tensor, nn
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -52,13 +52,18 @@ def load_checkpoint(
         raise type(error)(f"{folder / 'config.json'}: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     files = _locate(folder)
+    originals: dict[str, str] = getattr(module, "copies", {})
+    copies = {name: files.pop(name) for name in originals if name in files}
     _check_names(folder, shapes, files)
-    _check_headers(shapes, files, dtype)
+    copied = {name: shapes[originals[name]] for name in copies}
+    _check_headers(shapes | copied, files | copies, dtype)
     module.load_state_dict(_read(files, dtype, device), assign=True)
+    for name, copy in _read(copies, dtype, device).items():
+        _check_copy(folder, name, copy, originals[name], module)
     module.eval().requires_grad_(False)
     return LoadedModel(
         module,
-        spec,
+        with_stop_ids(spec, folder),
         read_tokenizer(folder, spec.vocab_size),
         folder.resolve().name,
         folder,
@@ -130,7 +135,15 @@ def _check_names(folder: Path, shapes: Mapping[str, object], files: Mapping[str,
     if unexpected := files.keys() - shapes.keys():
         raise CheckpointError(
             f"`{folder}` holds {_listed(unexpected)} that its config.json does not ask for; "
-            "correct config.json (`n_layers`, `weight_tying`, `include_qkv_bias`)"
+            "correct config.json (number of layers, tied embeddings, biases)"
+        )
+
+
+def _check_copy(folder: Path, name: str, copy: Tensor, original: str, module: nn.Module) -> None:
+    if not torch.equal(copy, module.get_parameter(original)):
+        raise CheckpointError(
+            f"tensor `{name}` of `{folder}` is not `{original}`, with which config.json ties it; "
+            "correct `tie_word_embeddings`"
         )
 
 
