@@ -200,6 +200,29 @@ def _attention(node: Node, found: SequenceAxes) -> int | None:
     return 2 if placed == {(0, 2)} else None
 
 
+def _experts(node: Node, found: SequenceAxes) -> int | None:
+    """Rows, their experts and these experts' weights, of the same positions in all three."""
+    aligned: Any = node.args[:3]
+    axis = _common_axis(aligned, found)
+    alone = not any(source in found.axis for source in node.args[3:])
+    last = _rank(node) - 1
+    return axis if alone and last not in (axis, found.batch_axis.get(aligned[0])) else None
+
+
+def _picks(node: Node, found: SequenceAxes) -> int | None:
+    """Gathers or scatters along an axis in which every position has its own entries."""
+    sources = [source for source in node.args if isinstance(source, Node)]
+    axis = _common_axis(sources, found)
+    dim = _dim(argument(node, "dim"), _rank(_first(node)))
+    return axis if dim not in (axis, found.batch_axis.get(_first(node))) else None
+
+
+def _common_axis(nodes: Iterable[Node], found: SequenceAxes) -> int | None:
+    """The sequence axis of token-dependent tensors that agree in rank and in both axes."""
+    placed = {(_rank(n), found.batch_axis.get(n), found.axis.get(n)) for n in nodes}
+    return placed.pop()[2] if len(placed) == 1 else None
+
+
 _RULES: dict[Any, Rule] = {
     operator.getitem: _same,
     aten.embedding.default: _embedding,
@@ -210,6 +233,7 @@ _RULES: dict[Any, Rule] = {
     canonical("rotary"): _rotary,
     canonical("swiglu"): _pointwise,
     canonical("attention"): _attention,
+    canonical("experts"): _experts,
     aten.layer_norm.default: _normalised,
     aten.rms_norm.default: _normalised,
     aten.matmul.default: _matmul,
@@ -251,6 +275,9 @@ _RULES |= dict.fromkeys(
     ),
     _reduction,
 )  # fmt: skip
+_RULES |= dict.fromkeys(
+    (aten.gather.default, aten.scatter.src, aten.scatter.value), _picks
+)
 _RULES |= dict.fromkeys((aten.select.int, aten.squeeze.dim, aten.unbind.int), _removes_axis)
 
 READS_SIZES: tuple[Rule, ...] = (_view, _expand)
