@@ -14,6 +14,7 @@ from dllmc.kernels import (
 NAMES = (
     "attention",
     "cached_attention",
+    "experts",
     "gather_rows",
     "head_statistics",
     "linear",
