@@ -275,9 +275,7 @@ _RULES |= dict.fromkeys(
     ),
     _reduction,
 )  # fmt: skip
-_RULES |= dict.fromkeys(
-    (aten.gather.default, aten.scatter.src, aten.scatter.value), _picks
-)
+_RULES |= dict.fromkeys((aten.gather.default, aten.scatter.src, aten.scatter.value), _picks)
 _RULES |= dict.fromkeys((aten.select.int, aten.squeeze.dim, aten.unbind.int), _removes_axis)
 
 READS_SIZES: tuple[Rule, ...] = (_view, _expand)
