@@ -9,6 +9,7 @@ import torch
 
 from dllmc.models import _random
 from dllmc.models._loaded import LoadedModel
+from dllmc.models._lora import is_adapter, load_adapter
 from dllmc.models._registry import denoiser_for
 from dllmc.models.checkpoint import load_checkpoint
 from dllmc.models.embedded import CHECKPOINT
@@ -30,7 +31,7 @@ def load_model(
     Args:
         name_or_path: `embedded`, the trained model that comes with dllmc; `random:SHAPE`, random
             weights, where SHAPE is a key of `dllmc.models.shapes.SHAPES`; or a checkpoint folder
-            (write `./embedded` for a folder of that name).
+            (write `./embedded` for a folder of that name), which may be a LoRA adapter's.
         dtype: Of the weights. None is as stored, and float32 for random weights.
         device: Where the weights go.
         seed: Of random weights.
@@ -52,6 +53,8 @@ def load_model(
         raise ModelNotFoundError(
             f"there is no model `{name}`; {nearest(name, known)}, or a checkpoint folder's path"
         )
+    if is_adapter(Path(name)):
+        return load_adapter(Path(name), load_model, dtype, device)
     return load_checkpoint(name, dtype, device)
 
 
