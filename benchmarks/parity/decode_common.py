@@ -17,7 +17,7 @@ import sys
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -26,11 +26,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from golden.drawing import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import nn
 
 VOCABULARY, MASK, EOS, PAD = 96, 95, 94, 93
+
+
+class Published(Protocol):
+    """A published model with its loops.
+
+    Attributes:
+        keys: Of its `config.json`.
+        probe: What `probe` returned for it.
+    """
+
+    keys: dict[str, Any]
+    probe: dict[str, Any]
+
+    def decode(self, plan: dict[str, Any], prompt: list[int]) -> dict[str, Any] | None:
+        """Tokens and evaluations, or None where the case is of no use."""
+        ...
 
 
 @dataclass
@@ -78,7 +94,7 @@ def scales(number: int) -> dict[str, Any]:
     return {
         "seed": 200 + number,
         "qk_scale": (2.0, 1.0, 3.0, 2.0)[number % 4],
-        "embedding_scale": (0.5, 1.0, 0.3, 0.5)[number % 4],
+        "embedding_scale": (0.4, 0.2, 0.3, 0.5)[number % 4],
         "head_scale": (4.0, 3.0, 5.0, 7.0)[number % 4],
     }
 
@@ -112,7 +128,7 @@ def probe(logits_of: Callable[[torch.Tensor], torch.Tensor], length: int) -> dic
 
 def package(name: str, folder: Path) -> None:
     """Makes `folder` importable as package `name` without running its `__init__`."""
-    parent, _, own = name.rpartition(".")
+    parent = name.rpartition(".")[0]
     if parent:
         package(parent, folder.parent)
     module = types.ModuleType(name)
@@ -120,34 +136,37 @@ def package(name: str, folder: Path) -> None:
     sys.modules.setdefault(name, module)
 
 
-def decode_all(
-    published: list[Any], plans: Iterable[dict[str, Any]], lengths: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    cases = []
-    for number, plan in enumerate(plans):
-        model, tokens = pick(number, len(published), lengths)
-        decoded = published[model].decode(plan, tokens)
-        cases.append({"model": model, **plan, "prompt": tokens, **decoded})
-    return cases
-
-
-def write(
+def record(
     output: Path,
     source: dict[str, Any],
     files: Iterable[Path],
-    models: list[Any],
-    cases: list[Any],
+    published: Sequence[Published],
+    plans: Sequence[dict[str, Any]],
+    lengths: tuple[int, ...],
 ) -> None:
+    """Decodes every plan with a drawn model and prompt, and writes what came back."""
     import transformers
 
-    source |= {
+    cases = []
+    for number, plan in enumerate(plans):
+        model, tokens = pick(number, len(published), lengths)
+        if (decoded := published[model].decode(plan, tokens)) is not None:
+            cases.append({"model": model, **plan, "prompt": tokens, **decoded})
+    source = source | {
+        "left_out": len(plans) - len(cases),
         "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         "dtype": "float32",
         "torch": torch.__version__.partition("+")[0],
         "transformers": transformers.__version__,
     }
+    models = [
+        {"keys": model.keys, **scales(number), "probe": model.probe}
+        for number, model in enumerate(published)
+    ]
     lines = [f'{{"source": {json.dumps(source, indent=1)},', '"models": [']
     lines += [",\n".join(json.dumps(model, separators=(",", ":")) for model in models), "],"]
     lines += ['"cases": [', ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)]
     output.write_text("\n".join([*lines, "]}"]) + "\n")
-    print(f"{output}: {len(models)} models, {len(cases)} cases, {output.stat().st_size} bytes")
+    print(
+        f"{output.name}: {len(models)} models, {len(cases)} cases, {output.stat().st_size} bytes"
+    )

@@ -89,14 +89,15 @@ class Published:
     """The published model and both of its loops."""
 
     def __init__(self, number: int) -> None:
+        self.keys = keys(number)
         from model.configuration_dream import DreamConfig
         from model.generation_utils import DreamGenerationConfig
         from model.modeling_dream import DreamModel
 
-        model = DreamModel(DreamConfig(**keys(number), attn_implementation="sdpa"))
+        model = DreamModel(DreamConfig(**self.keys, attn_implementation="sdpa"))
         self.model = common.give_weights(model, common.scales(number))
         special = ("mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
-        ids = {name: keys(number)[name] for name in special}
+        ids = {name: self.keys[name] for name in special}
         self.model.generation_config = DreamGenerationConfig(**ids)
         self.calls = common.Calls()
         self.probe = common.probe(lambda tokens: self.model(tokens, "full").logits, 7)
@@ -123,14 +124,9 @@ def main() -> None:
     folder, output = common.paths("dream")
     sys.path.insert(0, str(folder))
     models = [Published(number) for number in range(len(SHAPES))]
-    cases = common.decode_all(models, plans(), LENGTHS)
-    described = [
-        {"keys": keys(number), **common.scales(number), "probe": model.probe}
-        for number, model in enumerate(models)
-    ]
     names = ("modeling_dream", "generation_utils", "generation_utils_block")
     files = [folder / "model" / f"{name}.py" for name in names]
-    common.write(output, SOURCE, files, described, cases)
+    common.record(output, SOURCE, files, models, plans(), LENGTHS)
 
 
 if __name__ == "__main__":

@@ -80,10 +80,11 @@ def plans() -> list[dict[str, Any]]:
 
 class Published:
     def __init__(self, number: int) -> None:
+        self.keys = keys(number)
         from published_llada.configuration_lladamoe import LLaDAMoEConfig
         from published_llada.modeling_lladamoe import LLaDAMoEModelLM
 
-        config = LLaDAMoEConfig(**keys(number), attn_implementation="sdpa")
+        config = LLaDAMoEConfig(**self.keys, attn_implementation="sdpa")
         self.model = common.give_weights(LLaDAMoEModelLM(config), common.scales(number))
         self.probe = common.probe(lambda tokens: self.model(tokens).logits, 7)
         self.calls = common.Calls()
@@ -107,13 +108,8 @@ def main() -> None:
     sys.modules |= {"model": types.ModuleType("model"), "model.modeling_llada": unused}
     sys.path.insert(0, str(loop_folder))
     models = [Published(number) for number in range(len(SHAPES))]
-    cases = common.decode_all(models, plans(), LENGTHS)
-    described = [
-        {"keys": keys(number), **common.scales(number), "probe": model.probe}
-        for number, model in enumerate(models)
-    ]
     files = [models_folder / "modeling_lladamoe.py", loop_folder / "generate.py"]
-    common.write(output, SOURCE, files, described, cases)
+    common.record(output, SOURCE, files, models, plans(), LENGTHS)
 
 
 if __name__ == "__main__":
