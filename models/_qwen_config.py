@@ -73,6 +73,11 @@ class QwenConfig(BaseModel):
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
+    def rotary_width(self) -> int:
+        """How much of a head's width turns with the position, from its start."""
+        return self.head_width
+
+    @property
     def kv_heads(self) -> int:
         """Heads of keys and values; fewer than of queries with grouped-query attention."""
         return self.num_key_value_heads or self.num_attention_heads
