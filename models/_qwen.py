@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def rotary_table(length: int, config: QwenConfig, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each `[1, 1, length, head_width]`, in float32 or better."""
+    """Cosine and sine, each `[1, 1, length, rotary_width]`, in float32 or better."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    width = config.head_width
+    width = config.rotary_width
     half = torch.arange(0, width, 2, device=like.device, dtype=dtype)
     frequency = 1.0 / (config.rope_theta ** (half / width))
     angle = torch.arange(length, device=like.device, dtype=dtype)[:, None] * frequency
