@@ -1,12 +1,15 @@
 """Artifacts: manifest, hashes, graphs and weights, in memory and on disk."""
 
 from dllmc.artifact._manifest import FORMAT_VERSION
+from dllmc.artifact.chat import ChatTemplate, Messages
 from dllmc.artifact.files import add_records, hash_weights, load_package, save_package
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
 
 __all__ = [
     "FORMAT_VERSION",
+    "ChatTemplate",
+    "Messages",
     "Package",
     "add_records",
     "graph_from_json",

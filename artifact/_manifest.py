@@ -23,6 +23,8 @@ MANIFEST, WEIGHTS, TOKENIZER, NOTICES = (
     "tokenizer.json",
     "NOTICES.txt",
 )
+# As in a checkpoint, so that the two files mean the same wherever they stand.
+TEMPLATE, SPECIAL_TOKENS = "chat_template.jinja", "special_tokens_map.json"
 _FORMAT: Literal["dllmc artifact"] = "dllmc artifact"
 
 

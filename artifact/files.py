@@ -20,6 +20,8 @@ from dllmc.artifact._manifest import (
     FORMAT_VERSION,
     MANIFEST,
     NOTICES,
+    SPECIAL_TOKENS,
+    TEMPLATE,
     TOKENIZER,
     WEIGHTS,
     Manifest,
@@ -31,6 +33,7 @@ from dllmc.artifact._manifest import (
     read_manifest,
     write_atomically,
 )
+from dllmc.artifact.chat import ChatTemplate
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
 from dllmc.spec import ArtifactError
@@ -101,6 +104,7 @@ def load_package(path: str | Path) -> Package:
         graphs=graphs,
         weights_sha256=manifest.weights_sha256,
         tokenizer=_read_tokenizer(folder / TOKENIZER) if TOKENIZER in listed else None,
+        chat=_read_chat(folder) if TEMPLATE in listed else None,
         report=manifest.report,
         records=_read_records(folder, manifest),
         notices=(folder / NOTICES).read_text() if NOTICES in listed else "",
@@ -171,6 +175,10 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
         (folder / programs[statistics]).write_text(json.dumps(graph_to_json(graph)))
     if package.tokenizer is not None:
         package.tokenizer.save(str(folder / TOKENIZER))
+    if package.chat is not None:
+        # With the line ends that it has: a template is text down to the last character.
+        (folder / TEMPLATE).write_text(package.chat.text, encoding="utf-8", newline="")
+        (folder / SPECIAL_TOKENS).write_text(json.dumps(dict(package.chat.special_tokens)))
     if package.notices:
         (folder / NOTICES).write_text(package.notices)
     records, _, text = _records_file(package.records)
@@ -215,3 +223,14 @@ def _read_tokenizer(file: Path) -> Tokenizer:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing narrower
         raise ArtifactError(f"`{file}` is damaged: {error}; compile again") from None
+
+
+def _read_chat(folder: Path) -> ChatTemplate:
+    special = read_json(folder / SPECIAL_TOKENS)
+    if not isinstance(special, dict) or not all(isinstance(t, str) for t in special.values()):
+        raise ArtifactError(f"`{folder / SPECIAL_TOKENS}` is damaged; compile again")
+    try:
+        text = (folder / TEMPLATE).read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise ArtifactError(f"`{folder / TEMPLATE}` is damaged; compile again") from None
+    return ChatTemplate(text, special)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch.fx import GraphModule
 
+    from dllmc.artifact.chat import ChatTemplate
     from dllmc.spec import DenoiserSpec
 
 
@@ -27,6 +28,7 @@ class Package:
             `stream` and `nfe` `[B]`. Each returns candidate ids, logits and tail masses.
         weights_sha256: Hash of the weights' names and contents.
         tokenizer: Or None: then only token ids go in.
+        chat: Or None: then conversations must be written as text.
         report: What each pass did, as JSON values.
         records: Tuning records that ship with the model, as JSON values.
         notices: Licence notes that travel with the weights.
@@ -39,6 +41,7 @@ class Package:
     graphs: dict[str, GraphModule]
     weights_sha256: str
     tokenizer: Tokenizer | None = None
+    chat: ChatTemplate | None = None
     report: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     notices: str = ""

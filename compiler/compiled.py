@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from dllmc.artifact import Package, hash_weights, save_package, weights_of
+from dllmc.artifact import ChatTemplate, Package, hash_weights, save_package, weights_of
 from dllmc.compiler.capture import capture
 from dllmc.compiler.pipeline import configure, run_passes
 from dllmc.kernels import default_implementations
@@ -111,6 +111,7 @@ def compile_model(
             _rewrite(copy.deepcopy(module).double(), loaded.spec, plain, verify=True)
         graphs, results = _rewrite(module, loaded.spec, configs, before_and_after=before_and_after)
     weights = weights_of(*graphs.values())
+    template = loaded.chat_template
     package = Package(
         name=loaded.name,
         spec=loaded.spec,
@@ -119,6 +120,7 @@ def compile_model(
         graphs=graphs,
         weights_sha256=hash_weights(weights),
         tokenizer=loaded.tokenizer,
+        chat=None if template is None else ChatTemplate(template, loaded.special_tokens),
         report=[dataclasses.asdict(result) for result in results],
     )
     return CompiledModel(package, results, engine_of)

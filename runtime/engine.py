@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from dllmc import kernels
-from dllmc.artifact import Package, load_package
+from dllmc.artifact import Messages, Package, load_package
 from dllmc.policies.config import DecodingConfig
 from dllmc.runtime.hardware import detect_hardware
 from dllmc.runtime.output import Output
@@ -128,10 +128,28 @@ class Engine:
         Raises:
             PromptError: The model has no tokenizer, or does not know a character.
         """
+        return self._encode(text)
+
+    def encode_chat(self, messages: Messages) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins.
+
+        Args:
+            messages: Each with `role` and `content`.
+
+        Raises:
+            PromptError: The model has no chat template or tokenizer, or refuses the messages.
+            CheckpointError: The template is damaged, or does what no template may.
+        """
+        if self.package.chat is None:
+            raise PromptError(f"model `{self.name}` has no chat template; give the prompt as text")
+        return self._encode(self.package.chat.render(messages), has_special_tokens=True)
+
+    def _encode(self, text: str, *, has_special_tokens: bool = False) -> list[int]:
         tokenizer = self.package.tokenizer
         if tokenizer is None:
             raise PromptError(f"model `{self.name}` has no tokenizer; give token ids")
-        ids: list[int] = tokenizer.encode(text).ids
+        encoding = tokenizer.encode(text, add_special_tokens=not has_special_tokens)
+        ids: list[int] = encoding.ids
         unknown = getattr(tokenizer.model, "unk_token", None)
         if unknown is not None and tokenizer.token_to_id(unknown) in ids:
             known = tokenizer.get_vocab()
@@ -269,6 +287,22 @@ class Engine:
             trace=pick([state.events for state in states]),
             seconds=time.perf_counter() - begun,
         )
+
+    def chat(self, messages: Messages | Sequence[Messages], **options: Any) -> Output:
+        """Decode the answer to a conversation, or to several.
+
+        Args:
+            messages: Each with `role` and `content`: `[{"role": "user", "content": "..."}]`.
+            options: Of `generate`.
+
+        Raises:
+            PromptError: The model has no chat template or tokenizer, or refuses the messages.
+            CheckpointError: The template is damaged, or does what no template may.
+        """
+        if messages and not isinstance(messages[0], Mapping | str):
+            several = cast("Sequence[Messages]", messages)
+            return self.generate([self.encode_chat(each) for each in several], **options)
+        return self.generate(self.encode_chat(cast("Messages", messages)), **options)
 
     def _prompts(self, prompt: Prompts) -> tuple[bool, list[list[int]]]:
         if isinstance(prompt, str):
