@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _HEAD_GAIN = 1.5
 # Sharp attention: with even attention all masked rows, which embed alike, would predict alike.
 _ATTENTION_GAIN = 3.0
+# Decided routers: with all experts about as likely, rounding would choose among them.
+_ROUTER_GAIN = 2.0
+_NORMS_OF_QK = ("q_norm.weight", "k_norm.weight", "query_layernorm.weight", "key_layernorm.weight")
 
 
 def fill(
@@ -27,33 +30,40 @@ def fill(
     dtype: torch.dtype,
     device: str | torch.device,
 ) -> None:
-    """Replace the parameters of `module`, which may be on the meta device, by random ones.
+    """Replace the weights of `module`, which may be on the meta device, by random ones.
 
-    Every parameter has a generator of its own, on the CPU: the weights are the same on every
-    device, and in every type up to its rounding.
+    Every weight has a generator of its own, on the CPU: they are the same on every device, and in
+    every type up to its rounding. Parameters get `dtype`; buffers keep their own.
     """
     for path, owner in module.named_modules():
         for name, parameter in list(owner.named_parameters(recurse=False)):
-            generator = torch.Generator().manual_seed(_seed(seed, f"{path}.{name}"))
-            values = torch.empty(parameter.shape).normal_(generator=generator)
-            mean, deviation = _moments(f"{path}.{name}", parameter.shape, spec)
-            values = values.mul_(deviation).add_(mean).to(device, dtype)
+            values = _draw(f"{path}.{name}", parameter.shape, spec, seed).to(device, dtype)
             setattr(owner, name, nn.Parameter(values, requires_grad=False))
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            setattr(owner, name, _draw(f"{path}.{name}", buffer.shape, spec, seed).to(device))
+
+
+def _draw(name: str, shape: torch.Size, spec: DenoiserSpec, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(_seed(seed, name))
+    mean, deviation = _moments(name, shape, spec)
+    return torch.empty(shape).normal_(generator=generator).mul_(deviation).add_(mean)
 
 
 def _moments(name: str, shape: torch.Size, spec: DenoiserSpec) -> tuple[float, float]:
-    if name.endswith(("q_norm.weight", "k_norm.weight")):
+    if name.endswith(_NORMS_OF_QK):
         # Scores do not depend on the projections' gains then.
         return math.sqrt(_ATTENTION_GAIN), 0.1
     if len(shape) == 1:
         # Off their neutral values, so that a bias or a norm's weight that gets lost is noticed.
         return (0.0, 0.1) if name.endswith("bias") else (1.0, 0.1)
     gain = 1.0
-    if shape[0] == spec.vocab_size:
+    if name.endswith(".gate.weight"):
+        gain = _ROUTER_GAIN
+    elif shape[0] == spec.vocab_size and len(shape) == 2:
         gain = _HEAD_GAIN * math.sqrt(2 * math.log(spec.vocab_size))
     elif name.endswith(("q_proj.weight", "k_proj.weight")):
         gain = math.sqrt(_ATTENTION_GAIN)
-    return 0.0, gain / math.sqrt(shape[1])
+    return 0.0, gain / math.sqrt(shape[-1])
 
 
 def _seed(seed: int, name: str) -> int:
