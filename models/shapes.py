@@ -63,6 +63,38 @@ def _qwen(
     }
 
 
+def _mixture(name: str, experts: int, chosen: int, body: dict[str, Any]) -> dict[str, Any]:
+    routed = {"num_experts": experts, "num_experts_per_tok": chosen}
+    return body | routed | {"architectures": [name]}
+
+
+def _llada_moe(experts: int, chosen: int, hidden: int, body: dict[str, Any]) -> dict[str, Any]:
+    layers, dense = body["num_hidden_layers"], body["intermediate_size"]
+    return _mixture("LLaDAMoEModelLM", experts, chosen, body) | {
+        "dense_intermediate_size": dense,
+        "expert_intermediate_size": hidden,
+        "moe_layer_freq": [1] * layers,
+        "qk_layernorm": True,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 50000.0,
+    }
+
+
+def _llada2(
+    experts: int, chosen: int, groups: tuple[int, int], hidden: int, body: dict[str, Any]
+) -> dict[str, Any]:
+    return _mixture("LLaDA2MoeModelLM", experts, chosen, body) | {
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": hidden,
+        "n_group": groups[0],
+        "num_shared_experts": 1,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 600000.0,
+        "routed_scaling_factor": 2.5,
+        "topk_group": groups[1],
+    }
+
+
 _DREAM, _SDAR, _FAST_V2 = "DreamModel", "SDARForCausalLM", "Fast_dLLM_QwenForCausalLM"
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -83,4 +115,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"bd_size": 32, "max_position_embeddings": 32768}
     | {"mask_token_id": 151665, "eos_token_id": 151645},
     "fast-dllm-v2-tiny": _qwen(_FAST_V2, 32, 4, 2, 2, 64, 96) | {"bd_size": 8},
+    "llada-moe-7b": _llada_moe(
+        64, 8, 1024, _qwen("", 2048, 16, 16, 16, 8192, 157184)
+    )
+    | {"max_position_embeddings": 8192, "mask_token_id": 156895, "eos_token_id": 156892},
+    "llada-moe-tiny": _llada_moe(8, 2, 16, _qwen("", 32, 4, 4, 2, 64, 96)),
+    "llada2-mini": _llada2(
+        256, 8, (8, 4), 512, _qwen("", 2048, 16, 4, 20, 5120, 157184)
+    )
+    | {"head_dim": 128, "block_size": 32, "max_position_embeddings": 32768}
+    | {"mask_token_id": 156895, "eos_token_id": 156892},
+    "llada2-tiny": _llada2(8, 2, (4, 2), 16, _qwen("", 32, 4, 2, 2, 64, 96))
+    | {"head_dim": 16, "block_size": 8},
+    "sdar-moe-tiny": _mixture("SDARMoeForCausalLM", 8, 2, _qwen("", 32, 4, 2, 2, 64, 96))
+    | {"head_dim": 16, "block_size": 8, "moe_intermediate_size": 16, "norm_topk_prob": True},
 }
