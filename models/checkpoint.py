@@ -14,11 +14,12 @@ from dllmc.models._json import DAMAGED, read_json
 from dllmc.models._loaded import LoadedModel
 from dllmc.models._registry import denoiser_for
 from dllmc.models._special_tokens import read_chat_template, read_special_tokens
+from dllmc.models._stacked import places, stack, stored_shapes
 from dllmc.models._tokenizer import read_tokenizer
 from dllmc.spec import CheckpointError, ModelNotFoundError, UnknownArchitectureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -33,7 +34,8 @@ def load_checkpoint(
 
     Args:
         folder: The checkpoint.
-        dtype: Of the weights in memory; None leaves them as they are stored.
+        dtype: Of the weights in memory; None leaves them as they are stored. What is no weight,
+            such as the bias that corrects a router, always stays as it is stored.
         device: Where the weights go.
 
     Raises:
@@ -51,14 +53,18 @@ def load_checkpoint(
     except (CheckpointError, UnknownArchitectureError) as error:
         raise type(error)(f"{folder / 'config.json'}: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    placed = places(getattr(module, "stored_as", {}), shapes)
+    stored = stored_shapes(shapes, placed)
+    buffers = {name for name, _ in module.named_buffers()}
     files = _locate(folder)
     originals: dict[str, str] = getattr(module, "copies", {})
     copies = {name: files.pop(name) for name in originals if name in files}
-    _check_names(folder, shapes, files)
+    _check_names(folder, stored, files)
     copied = {name: shapes[originals[name]] for name in copies}
-    _check_headers(shapes | copied, files | copies, dtype)
-    module.load_state_dict(_read(files, dtype, device), assign=True)
-    for name, copy in _read(copies, dtype, device).items():
+    _check_headers(stored | copied, files | copies, dtype, buffers)
+    state = stack(_read(files, dtype, device, buffers), shapes, placed)
+    module.load_state_dict(state, assign=True)
+    for name, copy in _read(copies, dtype, device):
         _check_copy(folder, name, copy, originals[name], module)
     module.eval().requires_grad_(False)
     return LoadedModel(
@@ -135,7 +141,7 @@ def _check_names(folder: Path, shapes: Mapping[str, object], files: Mapping[str,
     if unexpected := files.keys() - shapes.keys():
         raise CheckpointError(
             f"`{folder}` holds {_listed(unexpected)} that its config.json does not ask for; "
-            "correct config.json (number of layers, tied embeddings, biases)"
+            "correct config.json (number of layers and experts, tied embeddings, biases)"
         )
 
 
@@ -148,7 +154,10 @@ def _check_copy(folder: Path, name: str, copy: Tensor, original: str, module: nn
 
 
 def _check_headers(
-    shapes: Mapping[str, tuple[int, ...]], files: Mapping[str, Path], dtype: torch.dtype | None
+    shapes: Mapping[str, tuple[int, ...]],
+    files: Mapping[str, Path],
+    dtype: torch.dtype | None,
+    buffers: Collection[str],
 ) -> None:
     headers = {path: _headers(path) for path in dict.fromkeys(files.values())}
     stored = set()
@@ -166,7 +175,8 @@ def _check_headers(
                 f"tensor `{name}` of {path} is stored as {kind}; only "
                 f"{', '.join(_FLOATS)} are read: use an unquantized checkpoint"
             )
-        stored.add(kind)
+        if name not in buffers:
+            stored.add(kind)
     if dtype is None and len(stored) > 1:
         raise CheckpointError(
             f"the tensors of {path.parent} are of types {', '.join(sorted(stored))}; "
@@ -175,16 +185,18 @@ def _check_headers(
 
 
 def _read(
-    files: Mapping[str, Path], dtype: torch.dtype | None, device: str | torch.device
-) -> dict[str, Tensor]:
+    files: Mapping[str, Path],
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    buffers: Collection[str] = (),
+) -> Iterator[tuple[str, Tensor]]:
     names = defaultdict(list)
     for name, path in files.items():
         names[path].append(name)
-    found: dict[str, Tensor] = {}
     for path in names:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            found |= {name: file.get_tensor(name).to(dtype) for name in names[path]}
-    return found
+            for name in names[path]:
+                yield name, file.get_tensor(name).to(None if name in buffers else dtype)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -115,14 +115,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"bd_size": 32, "max_position_embeddings": 32768}
     | {"mask_token_id": 151665, "eos_token_id": 151645},
     "fast-dllm-v2-tiny": _qwen(_FAST_V2, 32, 4, 2, 2, 64, 96) | {"bd_size": 8},
-    "llada-moe-7b": _llada_moe(
-        64, 8, 1024, _qwen("", 2048, 16, 16, 16, 8192, 157184)
-    )
+    "llada-moe-7b": _llada_moe(64, 8, 1024, _qwen("", 2048, 16, 16, 16, 8192, 157184))
     | {"max_position_embeddings": 8192, "mask_token_id": 156895, "eos_token_id": 156892},
     "llada-moe-tiny": _llada_moe(8, 2, 16, _qwen("", 32, 4, 4, 2, 64, 96)),
-    "llada2-mini": _llada2(
-        256, 8, (8, 4), 512, _qwen("", 2048, 16, 4, 20, 5120, 157184)
-    )
+    "llada2-mini": _llada2(256, 8, (8, 4), 512, _qwen("", 2048, 16, 4, 20, 5120, 157184))
     | {"head_dim": 128, "block_size": 32, "max_position_embeddings": 32768}
     | {"mask_token_id": 156895, "eos_token_id": 156892},
     "llada2-tiny": _llada2(8, 2, (4, 2), 16, _qwen("", 32, 4, 2, 2, 64, 96))
