@@ -67,9 +67,10 @@ def load_adapter(
         block_length = _block_length(folder, config)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    matrices = _read(folder / WEIGHTS)
     base = _load_base(folder, config, load, dtype, device)
     spec = base.spec if block_length is None else _with_blocks(base.spec, block_length, path)
-    _merge(base.module, config, folder)
+    _merge(base.module, config, matrices, folder)
     return replace(base, spec=spec, name=folder.resolve().name, source=folder)
 
 
@@ -122,10 +123,11 @@ def _with_blocks(base: DenoiserSpec, block_length: int, path: Path) -> DenoiserS
     return DenoiserSpec.model_validate(base.model_dump() | blocks)
 
 
-def _merge(module: nn.Module, config: LoraConfig, folder: Path) -> None:
+def _merge(
+    module: nn.Module, config: LoraConfig, matrices: dict[str, dict[str, Tensor]], folder: Path
+) -> None:
     """Add the scaled product B A to every adapted weight."""
     layers = {name: layer for name, layer in module.named_modules() if config.targets(name)}
-    matrices = _read(folder / WEIGHTS)
     if unknown := matrices.keys() - layers.keys():
         raise CheckpointError(
             f"{folder / WEIGHTS} adapts {_listed(unknown)}, which is no layer of the base that "
