@@ -38,10 +38,12 @@ class Published(Protocol):
 
     Attributes:
         keys: Of its `config.json`.
+        model: The module.
         probe: What `probe` returned for it.
     """
 
     keys: dict[str, Any]
+    model: nn.Module
     probe: dict[str, Any]
 
     def decode(self, plan: dict[str, Any], prompt: list[int]) -> dict[str, Any] | None:
@@ -99,10 +101,14 @@ def scales(number: int) -> dict[str, Any]:
     }
 
 
+def stored(model: nn.Module) -> dict[str, list[int]]:
+    """Shapes of the tensors that a checkpoint of `model` holds, by name."""
+    return {name: list(tensor.shape) for name, tensor in sorted(model.state_dict().items())}
+
+
 def give_weights(model: nn.Module, drawn: dict[str, Any]) -> nn.Module:
     """Replaces what the constructor drew; a tensor that is not stored keeps its value."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(draw(shapes, MASK, **drawn))
+    model.load_state_dict(draw(stored(model), MASK, **drawn))
     return model.float().eval()
 
 
@@ -160,7 +166,12 @@ def record(
         "transformers": transformers.__version__,
     }
     models = [
-        {"keys": model.keys, **scales(number), "probe": model.probe}
+        {
+            "keys": model.keys,
+            **scales(number),
+            "probe": model.probe,
+            "tensors": stored(model.model),
+        }
         for number, model in enumerate(published)
     ]
     lines = [f'{{"source": {json.dumps(source, indent=1)},', '"models": [']
