@@ -23,12 +23,38 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """A conversation whose next message is the model's.
+
+    Attributes:
+        text: Of the user's message.
+        system: What the model is told first, or None.
+    """
+
+    text: str
+    system: str | None = None
+
+    def messages(self) -> list[dict[str, str]]:
+        """As chat templates take it."""
+        user = {"role": "user", "content": self.text}
+        return (
+            [user] if self.system is None else [{"role": "system", "content": self.system}, user]
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Prompt = str | list[int] | Conversation
+
+
+@dataclass(frozen=True)
 class Request:
     """What to decode, and how.
 
     Attributes:
         subject: Path of an artifact, or name or path of a model.
-        prompts: Texts and token ids.
+        prompts: Texts, token ids and conversations.
         config: As `read_config` takes it.
         task: Whose records are looked up.
         max_new_tokens: Length of the response; None is the model's own.
@@ -39,7 +65,7 @@ class Request:
     """
 
     subject: str
-    prompts: Sequence[str | list[int]]
+    prompts: Sequence[Prompt]
     config: str = "auto"
     task: str | None = None
     max_new_tokens: int | None = None
@@ -97,7 +123,7 @@ def run(request: Request, engine: str = "runtime") -> Decoded:
     if engine not in _ENGINES:
         raise UsageError(f"`--engine`={engine!r} is unknown; {nearest(engine, _ENGINES)}")
     if not request.prompts:
-        raise PromptError("there is no prompt; give PROMPT, or --token-ids 5,17,3")
+        raise PromptError("there is no prompt; give PROMPT, --chat TEXT or --token-ids 5,17,3")
     # Before anything is loaded, which takes a while.
     config, task = read_config(request.config), task_name(request.task)
     return (_by_runtime if engine == "runtime" else _by_reference)(request, config, task)
@@ -169,7 +195,13 @@ def _choose(
 
 
 def _prompts(engine: Engine, request: Request) -> list[list[int]]:
-    return [engine.encode(p) if isinstance(p, str) else p for p in request.prompts]
+    return [_ids(engine, prompt) for prompt in request.prompts]
+
+
+def _ids(engine: Engine, prompt: Prompt) -> list[int]:
+    if isinstance(prompt, Conversation):
+        return engine.encode_chat(prompt.messages())
+    return engine.encode(prompt) if isinstance(prompt, str) else prompt
 
 
 def _streams(request: Request) -> range:

@@ -10,12 +10,13 @@ from rich.text import Text
 from dllmc.cli import _decode
 from dllmc.cli._config import HELP, describe
 from dllmc.cli._console import output, print_json, say, table
-from dllmc.cli._decode import Request
+from dllmc.cli._decode import Conversation, Request
+from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dllmc.cli._decode import Decoded
+    from dllmc.cli._decode import Decoded, Prompt
     from dllmc.runtime.records import Choice
 
 
@@ -25,6 +26,11 @@ def command(
     token_ids: Annotated[
         list[str] | None, typer.Option("--token-ids", help="A prompt as ids: 5,17,3.")
     ] = None,
+    chat: Annotated[
+        list[str] | None,
+        typer.Option("--chat", help="A user's message, by the model's chat template."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="What each --chat is told first.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
     config: Annotated[str, typer.Option(help=HELP)] = "auto",
     task: Annotated[str | None, typer.Option(help="Whose records to look for.")] = None,
@@ -39,9 +45,13 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Decode each PROMPT with the tuning record that fits best, or as CONFIG says."""
+    if system is not None and not chat:
+        raise UsageError(f"`--system`={system!r} goes with --chat; give --chat TEXT, or leave it")
+    given: list[Prompt] = [*(prompts or ()), *map(_decode.read_ids, token_ids or ())]
+    given += [Conversation(text, system) for text in chat or ()]
     request = Request(
         subject=art,
-        prompts=[*(prompts or ()), *map(_decode.read_ids, token_ids or ())],
+        prompts=given,
         config=config,
         task=task,
         max_new_tokens=max_new_tokens,
@@ -73,7 +83,7 @@ def _json(decoded: Decoded, index: int) -> dict[str, Any]:
     }
 
 
-def _print_answer(console: Console, prompt: str | list[int], decoded: Decoded, index: int) -> None:
+def _print_answer(console: Console, prompt: Prompt, decoded: Decoded, index: int) -> None:
     tokens, nfe = decoded.tokens[index], decoded.nfe[index]
     text = decoded.text(index)
     line = table("", "")
