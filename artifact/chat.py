@@ -71,7 +71,7 @@ class ChatTemplate:
             ) from error
 
 
-def _plain(messages: Messages) -> tuple[list[dict[str, Any]], int]:
+def _plain(messages: Any) -> tuple[list[dict[str, Any]], int]:
     """The messages as JSON values alone, so that nothing else is in a template's reach."""
     if isinstance(messages, str | Mapping) or not messages:
         raise PromptError(

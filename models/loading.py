@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dllmc.models import _random
+from dllmc.models._hub import download, is_hub_name
 from dllmc.models._loaded import LoadedModel
 from dllmc.models._lora import is_adapter, load_adapter
 from dllmc.models._registry import denoiser_for
@@ -31,7 +32,8 @@ def load_model(
     Args:
         name_or_path: `embedded`, the trained model that comes with dllmc; `random:SHAPE`, random
             weights, where SHAPE is a key of `dllmc.models.shapes.SHAPES`; or a checkpoint folder
-            (write `./embedded` for a folder of that name), which may be a LoRA adapter's.
+            (write `./embedded` for a folder of that name), which may be a LoRA adapter's. Where
+            there is no such folder, `ORG/NAME` or `ORG/NAME@REVISION` is a model of the hub.
         dtype: Of the weights. None is as stored, and float32 for random weights.
         device: Where the weights go.
         seed: Of random weights.
@@ -48,6 +50,8 @@ def load_model(
         return _load_embedded(dtype, device)
     if name.startswith(_RANDOM):
         return _make_random(name.removeprefix(_RANDOM), dtype or torch.float32, device, seed)
+    if not Path(name).exists() and is_hub_name(name):
+        return replace(load_model(download(name), dtype=dtype, device=device), name=name)
     if not Path(name).exists():
         known = [_EMBEDDED, *(f"{_RANDOM}{shape}" for shape in SHAPES)]
         raise ModelNotFoundError(
