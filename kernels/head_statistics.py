@@ -47,7 +47,7 @@ def head_statistics(
     Returns:
         Ids int64, logits and tail masses in float32 or better, each `[B, R]`.
     """
-    return _greedy(F.linear(x, weight, bias), mask_id)
+    return greedy(F.linear(x, weight, bias), mask_id)
 
 
 @define(SAMPLED)
@@ -79,7 +79,7 @@ def sampled_head_statistics(
         nfe: `[B]` int64.
     """
     counters = (seed, stream, positions, nfe)
-    return _sampled(F.linear(x, weight, bias), mask_id, temperature, counters)
+    return sampled(F.linear(x, weight, bias), mask_id, temperature, counters)
 
 
 @implement("head_statistics", "onednn", GREEDY)
@@ -87,7 +87,7 @@ def head_statistics_onednn(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`head_statistics` with the packed product of `dllmc.linear.onednn`."""
-    return _greedy(implementation("linear", "onednn")(x, weight, bias), mask_id)
+    return greedy(implementation("linear", "onednn")(x, weight, bias), mask_id)
 
 
 @implement("sampled_head_statistics", "onednn", SAMPLED)
@@ -104,10 +104,11 @@ def sampled_head_statistics_onednn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`sampled_head_statistics` with the packed product of `dllmc.linear.onednn`."""
     logits = implementation("linear", "onednn")(x, weight, bias)
-    return _sampled(logits, mask_id, temperature, (seed, stream, positions, nfe))
+    return sampled(logits, mask_id, temperature, (seed, stream, positions, nfe))
 
 
-def _greedy(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def greedy(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidate, logit and tail mass of each row of `[B, R, V]`."""
     logits = logits.float() if logits.dtype in HALF else logits
     tokens = torch.arange(logits.shape[-1], device=logits.device)
     allowed = torch.where(tokens == mask_id, -torch.inf, logits)
@@ -115,9 +116,10 @@ def _greedy(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids, chosen, _tail(logits, ids, chosen, tokens)
 
 
-def _sampled(
+def sampled(
     logits: Tensor, mask_id: int, temperature: Tensor, counters: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for a drawn candidate; `counters` are seed, stream, positions and NFE."""
     logits = logits.float() if logits.dtype in HALF else logits
     tokens = torch.arange(logits.shape[-1], device=logits.device)
     seed, stream, positions, nfe = counters

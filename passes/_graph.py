@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
+from torch._guards import detect_fake_mode
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +80,8 @@ def casts_to(node: object) -> torch.dtype | None:
         found = node.args[1]
     elif is_call(node, aten._to_copy.default, aten.to.dtype_layout):
         found = node.kwargs.get("dtype")
+    elif is_call(node, aten.type_as.default):
+        found = dtype_of(node.args[1])
     return found if isinstance(found, torch.dtype) else None
 
 
@@ -148,8 +155,37 @@ def device_of(module: torch.nn.Module) -> torch.device:
     return tensors[0].device if tensors else torch.device("cpu")
 
 
+def derived(like: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
+    """A new call with its recorded value and the source line of `like`, where code inserts next."""
+    node = like.graph.call_function(target, args, kwargs)
+    given, options = map_arg((args, kwargs), value_of)
+    with detect_fake_mode(list(_leaves(given))) or contextlib.nullcontext(), torch.no_grad():
+        node.meta["val"] = target(*given, **options)
+    for key in ("stack_trace", "nn_module_stack"):
+        if key in like.meta:
+            node.meta[key] = like.meta[key]
+    return node
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in \S+\n\s*(?P<code>[^\n]*)')
+_TORCH = str(Path(torch.__file__).parent)
+
+
 def where(node: Node) -> str:
-    """The node and the source line it came from, for messages."""
-    trace = str(node.meta.get("stack_trace", "")).strip().splitlines()
-    line = f" at {' '.join(part.strip() for part in trace[-2:])}" if trace else ""
-    return f"`{node.name}` ({node.target}){line}"
+    """The node and the line of the user's code that it came from, for messages."""
+    frames = list(_FRAME.finditer(str(node.meta.get("stack_trace", ""))))
+    own = [frame for frame in frames if not frame["file"].startswith(_TORCH)]
+    named = f"`{node.name}` ({node.target})"
+    if not own:
+        return named
+    innermost = own[-1]
+    place = f"{Path(innermost['file']).name}:{innermost['line']}"
+    return f"{named} at {place} `{innermost['code'].strip()}`"

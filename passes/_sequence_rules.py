@@ -177,6 +177,26 @@ def _product(sizes: Iterable[Any]) -> Any:
     return total
 
 
+def _complex_of_pairs(node: Node, found: SequenceAxes) -> int | None:
+    """The last axis holds real and imaginary parts."""
+    axis = found.axis[_first(node)]
+    return axis if axis != _rank(_first(node)) - 1 else None
+
+
+def _lookup(node: Node, found: SequenceAxes) -> int | None:
+    """Rows of a constant by token-dependent numbers."""
+    indices = argument(node, "indices")
+    constant = _first(node) not in found.axis and _first(node) not in found.sized
+    return found.axis.get(indices[0]) if constant and len(indices) == 1 else None
+
+
+def _pad(node: Node, found: SequenceAxes) -> int | None:
+    """Padding of other axes; of the sequence it may well be a shift that keeps the length."""
+    data, pad = _first(node), argument(node, "pad")
+    ends = [_rank(node) - 1 - index // 2 for index, size in enumerate(pad) if size != 0]
+    return found.axis[data] if not {found.axis[data], found.batch_axis[data]} & set(ends) else None
+
+
 def _expand(node: Node, found: SequenceAxes) -> int | None:
     return found.axis[_first(node)] + _rank(node) - _rank(_first(node))
 
@@ -243,11 +263,19 @@ _RULES: dict[Any, Rule] = {
     aten.cat.default: _join,
     aten.stack.default: _join,
     aten.expand.default: _expand,
+    aten.repeat.default: _expand,
+    aten.swapaxes.default: _transpose,
+    aten.swapdims.default: _transpose,
+    aten.view_as_complex.default: _complex_of_pairs,
+    aten.index.Tensor: _lookup,
+    aten.pad.default: _pad,
+    aten.constant_pad_nd.default: _pad,
 }
 _RULES |= dict.fromkeys(
     (
         aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.full_like.default,
-        aten.zeros_like.default, aten.ones_like.default,
+        aten.zeros_like.default, aten.ones_like.default, aten.view_as_real.default,
+        aten.real.default, aten.imag.default, aten.one_hot.default,
     ),
     _same,
 )  # fmt: skip
@@ -271,7 +299,8 @@ _RULES |= dict.fromkeys(
     (
         aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
         aten.argmax.default, aten.argmin.default, aten.logsumexp.default, aten.max.dim,
-        aten.min.dim, aten.var.correction, aten.linalg_vector_norm.default,
+        aten.min.dim, aten.var.correction, aten.var.dim, aten.std.correction, aten.std.dim,
+        aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim,
     ),
     _reduction,
 )  # fmt: skip

@@ -20,6 +20,9 @@ class FuseHeadStatistics(GraphPass):
 
     After: `return head_statistics(x, weight, bias, mask_id)`, a triple of candidate ids, their
     logits and tail masses, each `[B, R]`.
+
+    Logits that are no linear head's own, because they are scaled, soft-capped or cut to the
+    vocabulary, become `statistics(logits, mask_id)`.
     """
 
     name = "fuse_head_statistics"
@@ -35,16 +38,13 @@ class FuseHeadStatistics(GraphPass):
         logits = _single(output.args[0])
         while casts_to(logits) is not None:
             logits = argument(logits, "self")
-        if not is_call(logits, aten.linear.default):
-            raise PassError(
-                f"the output comes from `{logits.target}`, not from a linear head; return the "
-                "head's logits"
-            )
-        x, weight, bias = (argument(logits, name) for name in ("input", "weight", "bias"))
         with module.graph.inserting_before(output):
-            fused = module.graph.call_function(
-                canonical("head_statistics"), (x, weight, bias, context.spec.mask_id)
-            )
+            if is_call(logits, aten.linear.default):
+                given = [argument(logits, name) for name in ("input", "weight", "bias")]
+                operator = canonical("head_statistics")
+            else:
+                given, operator = [_single(output.args[0])], canonical("statistics")
+            fused = module.graph.call_function(operator, (*given, context.spec.mask_id))
             parts = tuple(item(fused, index) for index in range(3))
         output.args = (parts,)
         return 1

@@ -24,12 +24,15 @@ _IDENTITIES = (
     aten.lift_fresh_copy.default,
 )
 _TO_THE_END = 2**63 - 1
+# Views demand strides that a tensor may no longer have once copies are gone.
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 class RemoveNoops(GraphPass):
-    """Before: `y = to(x, float32); z = contiguous(y)` with x float32. After: `x`.
+    """Before: `y = to(x, float32); z = contiguous(y); view(z)` with x float32.
 
-    Copies may go because no operator of the graph changes its input (`compiler/capture.py`).
+    After: `reshape(x)`. Copies may go because no operator of the graph changes its input
+    (`compiler/capture.py`).
     """
 
     name = "remove_noops"
@@ -39,17 +42,25 @@ class RemoveNoops(GraphPass):
         del context
         removed = 0
         for node in list(module.graph.nodes):
-            if is_call(node, *_ASSERTIONS):
+            if is_assertion(node):
                 module.graph.erase_node(node)
                 removed += 1
-            elif _is_identity(node):
+            elif is_identity(node):
                 node.replace_all_uses_with(node.args[0])
                 module.graph.erase_node(node)
                 removed += 1
+            elif is_call(node, *_VIEWS):
+                node.target = aten.reshape.default
         return removed
 
 
-def _is_identity(node: Node) -> bool:
+def is_assertion(node: Node) -> bool:
+    """Whether a node checks something and computes nothing."""
+    return is_call(node, *_ASSERTIONS)
+
+
+def is_identity(node: Node) -> bool:
+    """Whether a node gives what it is given."""
     if is_call(node, *_IDENTITIES):
         return True
     if is_call(node, aten.dropout.default):

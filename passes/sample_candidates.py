@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 
+_STATISTICS = ("head_statistics", "statistics")
+
+
 class SampleCandidates(GraphPass):
     """The variant of the graph for `StepPlan.statistics` = `sampled`.
 
@@ -21,6 +24,8 @@ class SampleCandidates(GraphPass):
         inputs temperature[B], seed[B], stream[B], nfe[B]
         sampled_head_statistics(x, weight, bias, mask_id, temperature, seed, stream,
                                 positions at head_rows, nfe)
+
+    and `sampled_statistics` for `statistics` alike.
     """
 
     name = "sample_candidates"
@@ -33,7 +38,7 @@ class SampleCandidates(GraphPass):
 
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context
-        sites = calls(module, canonical("head_statistics"))
+        sites = calls(module, *(canonical(name) for name in _STATISTICS))
         for site in sites:
             temperature, seed, stream, nfe = (
                 add_placeholder(module, name) for name in ("temperature", "seed", "stream", "nfe")
@@ -41,8 +46,9 @@ class SampleCandidates(GraphPass):
             rows = (placeholder(module, "positions"), placeholder(module, "head_rows"), 1)
             with module.graph.inserting_before(site):
                 positions = module.graph.call_function(canonical("gather_rows"), rows)
+                name = str(site.target.name()).partition("::")[2]
                 new = module.graph.call_function(
-                    canonical("sampled_head_statistics"),
+                    canonical(f"sampled_{name}"),
                     (*site.args, temperature, seed, stream, positions, nfe),
                 )
             replace(site, new)

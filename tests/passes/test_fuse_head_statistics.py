@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from graphs.passing import operators, ready_for, run_and_verify
-from graphs.toys import SPEC, Toy, llada
+from graphs.toys import SPEC, VOCAB, Toy, llada
 from torch import Tensor, nn
 
 from dllmc.kernels import canonical
@@ -14,6 +14,8 @@ from dllmc.passes.fuse_head_statistics import FuseHeadStatistics
 from dllmc.spec import PassError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dllmc.spec import DenoiserSpec
 
 LLADA = pytest.param(*llada(), id="llada")
@@ -46,14 +48,43 @@ def test_widened_logits_are_still_a_head() -> None:
     assert "aten.to.dtype" not in operators(graph)
 
 
-def test_another_end_than_a_linear_head_is_refused() -> None:
-    class Capped(Toy):
-        def finish(self, x: Tensor, tokens: Tensor) -> Tensor:
-            return 30 * torch.tanh(self.head(x) / 30)
+def capped(x: Tensor) -> Tensor:
+    return 30 * torch.tanh(x / 30)
 
-    graph, context = ready_for("fuse_head_statistics", Capped(), SPEC)
-    with pytest.raises(PassError, match="not from a linear head; return the head's logits"):
-        run_and_verify("fuse_head_statistics", graph, context)
+
+def scaled(x: Tensor) -> Tensor:
+    return x * 0.25
+
+
+def moved(x: Tensor) -> Tensor:
+    return x.float() + torch.linspace(-1, 1, VOCAB, dtype=torch.float64)
+
+
+def cut(x: Tensor) -> Tensor:
+    return torch.cat((x, x), dim=-1)[..., :VOCAB]
+
+
+def normalised(x: Tensor) -> Tensor:
+    return x.log_softmax(-1)
+
+
+@pytest.mark.parametrize(
+    "finish", [capped, scaled, moved, cut, normalised], ids=lambda f: f.__name__
+)
+def test_logits_that_are_more_than_a_heads_keep_their_end(
+    finish: Callable[[Tensor], Tensor],
+) -> None:
+    class Finished(Toy):
+        def finish(self, x: Tensor, tokens: Tensor) -> Tensor:
+            return finish(self.head(x))
+
+    graph, context = ready_for("fuse_head_statistics", Finished(), SPEC)
+    linears = operators(graph)["aten.linear.default"]
+    result = run_and_verify("fuse_head_statistics", graph, context)
+    assert (result.matched, result.expected) == (1, 1)
+    assert operators(graph)["aten.linear.default"] == linears
+    (fused,) = calls(graph, canonical("statistics"))
+    assert fused.args[1] == SPEC.mask_id
 
 
 def test_more_than_logits_is_refused() -> None:
