@@ -90,8 +90,9 @@ def _load_base(
     try:
         return load(folders[0] if folders else name, dtype=dtype, device=device)
     except ModelNotFoundError as error:
+        reason = str(error).partition(";")[0]
         raise CheckpointError(
-            f"{said}, which is not here; download it and set the key to its folder"
+            f"{said}, but {reason}; download it and set the key to its folder"
         ) from error
 
 

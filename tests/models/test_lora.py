@@ -9,7 +9,7 @@ import torch
 from published.layout import write
 from safetensors.torch import load_file, save_file
 
-from dllmc.models import load_model
+from dllmc.models import load_model, loading
 from dllmc.spec import CheckpointError
 
 if TYPE_CHECKING:
@@ -222,11 +222,17 @@ def test_the_base_is_found_from_the_adapter_from_here_and_by_its_whole_path(
 
 
 def test_a_base_that_is_not_here_is_named_with_what_to_do(tmp_path: Path) -> None:
-    message = refused(adapted(tmp_path, base="GSAI-ML/LLaDA-8B-Instruct"))
-    assert "adapter_config.json: `base_model_name_or_path` is `GSAI-ML/LLaDA-8B-Instruct`" in (
-        message
-    )
-    assert "which is not here; download it and set the key to its folder" in message
+    message = refused(adapted(tmp_path, base="../LLaDA-8B-Instruct"))
+    said = "adapter_config.json: `base_model_name_or_path` is `../LLaDA-8B-Instruct`, but there is"
+    assert said in message
+    assert "; download it and set the key to its folder" in message
+
+
+def test_a_base_may_be_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = adapted(tmp_path, base="GSAI-ML/LLaDA-8B-Instruct")
+    hub = {"GSAI-ML/LLaDA-8B-Instruct": tmp_path / "base"}
+    monkeypatch.setattr(loading, "download", hub.__getitem__)
+    assert load_model(folder).spec == load_model(tmp_path / "base").spec
 
 
 def test_an_adapter_of_an_adapter_is_refused(tmp_path: Path) -> None:
