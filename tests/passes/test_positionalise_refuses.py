@@ -291,7 +291,7 @@ MORE_BAD = [
     (MixingEinsum, "aten.einsum.default", MIXES),
     (Fourier, "aten.fft_fft.default", NO_RULE),
     (NormOverTheSequence, "aten.linalg_vector_norm.default", MIXES),
-    (Gather, "aten.gather.default", NO_RULE),
+    (Gather, "aten.gather.default", MIXES),
     (FirstToken, "aten.slice.Tensor", MIXES),
     (MergedAxes, "aten.reshape.default", MIXES),
     (PositionMajorAttention, "dllmc.attention.default", MIXES),
