@@ -14,9 +14,10 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jinja2 import Environment, Template, TemplateError, nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _SIZED = ("center", "expandtabs", "ljust", "rjust", "zfill")
 _FORMATTING = ("format", "format_map", "translate")
 _LARGEST_NUMBER = 2**63
 _LARGEST_POWER, _LARGEST_INDENT = 64, 100
+# A call takes as long as so many steps of a loop.
+_PER_CALL = 20
 
 
 class RefusedError(TemplateError):
@@ -84,9 +87,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for item in value:
                 self.spend_for(item, texts=texts)
 
-    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call `function` for a template."""
-        self.spend(1)
+        self.spend(_PER_CALL)
         name, owner = getattr(function, "__name__", ""), getattr(function, "__self__", None)
         if name in _FORMATTING:
             raise SecurityError(f"it uses `{name}`")
@@ -94,7 +97,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(owner, str) and name == "replace":
             return self._replace(owner, *args)
         if isinstance(owner, str) and name == "join":
-            return self._join(*args, d=owner)
+            return self._join(args[0], owner)
         if name in _SIZED:
             sizes = (arg for arg in (*args, *kwargs.values()) if isinstance(arg, int))
             self.spend(sum(map(abs, sizes)) * (len(owner) if isinstance(owner, str) else 1))
@@ -186,10 +189,11 @@ class _Pricing(NodeTransformer):
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
-    def _priced(self, node: nodes.Expr | None, name: str) -> nodes.Filter:
+    def _priced(self, node: Any, name: str) -> nodes.Filter:
         found = nodes.Filter(node, name, [], [], None, None)
         found.set_environment(self._environment)
-        return found.set_lineno(1 if node is None else node.lineno)
+        found.set_lineno(node.lineno)
+        return found
 
     def _made(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
