@@ -1,47 +1,109 @@
-"""Capture a denoiser as a graph with dynamic batch and length."""
+"""Capture a denoiser as a flat graph with dynamic batch and length."""
 
 from __future__ import annotations
 
-import re
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export import Dim
+from torch.overrides import TorchFunctionMode
 
+from dllmc.compiler._export_report import SizeWatch, reason
+from dllmc.compiler._inline import inline_wrappers
+from dllmc.compiler._source import place_of_error, place_of_node, recording_lines
+from dllmc.compiler._state import unchanged
 from dllmc.spec import CaptureError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
-    from torch.fx import GraphModule
+    from torch.fx import GraphModule, Node
 
     from dllmc.spec import DenoiserSpec
 
 # Batch 1 would silently be captured as the constant 1.
-_BATCH, _LENGTH = 3, 7
+BATCH, LENGTH = 3, 7
+# Where the graph must compute what the module does, having been traced elsewhere.
+_OTHER_BATCH, _OTHER_LENGTH = 2, 11
+_MODULE_HINT = "run with --debug for its whole report"
 
 
-def capture(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
+def capture(module: nn.Module, spec: DenoiserSpec, *, wide: bool = False) -> GraphModule:
     """A graph module `tokens [B, T] -> logits [B, T, V]` in torch.export's operators.
 
-    Its parameters are those of `module`, not copies. No operator changes its input.
+    Its parameters are those of `module`, not copies. No operator changes its input; there are no
+    higher-order wrappers. It was executed beside the module at a batch and a length that it was
+    not traced at.
+
+    Args:
+        module: Tokens `[B, T]` int64 -> logits `[B, T, V]`, in evaluation mode.
+        spec: Of the denoiser.
+        wide: Write float64 where the module's code says a narrower dtype, for a module of
+            float64: what a pass changes then shows, and is not lost in rounding to float32.
 
     Raises:
-        CaptureError: torch.export refuses the module, or batch and length are not dynamic.
+        CaptureError: torch.export refuses the module, batch and length are not dynamic, or the
+            graph does not compute what the module does. The message names the user's source
+            line where torch.export knows it.
     """
-    length = min(_LENGTH, spec.max_length - 1)
-    tokens = torch.zeros(_BATCH, length, dtype=torch.int64, device=_device(module))
+    name = type(module).__name__
+    with unchanged(module), Widening() if wide else contextlib.nullcontext():
+        program = _export(module, spec)
+    graph = _flat_graph(program)
+    with unchanged(module), Widening() if wide else contextlib.nullcontext():
+        _check_elsewhere(name, graph, module, spec)
+    return graph
+
+
+class Widening(TorchFunctionMode):
+    """Every narrower floating dtype that the code asks for becomes float64."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Any = None,
+    ) -> Any:
+        if func is torch.empty_strided:
+            # How torch.export mirrors a tensor that is there already.
+            return func(*args, **(kwargs or {}))
+        if func in (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16):
+            func = torch.Tensor.double
+        named = {key: _widened(value) for key, value in (kwargs or {}).items()}
+        return func(*map(_widened, args), **named)
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, torch.dtype) and value.is_floating_point:
+        return torch.float64
+    return value
+
+
+def _export(module: nn.Module, spec: DenoiserSpec) -> ExportedProgram:
+    length = min(LENGTH, spec.max_length - 1)
+    tokens = torch.zeros(BATCH, length, dtype=torch.int64, device=_device(module))
     shapes = ({0: Dim("batch"), 1: Dim("length", max=spec.max_length)},)
+    watch = SizeWatch()
+    handle = watch.attach(module)
     try:
-        with torch.no_grad():
+        with recording_lines():
             program = torch.export.export(module, (tokens,), dynamic_shapes=shapes, strict=False)
-            program = _without_mutation(program)
+        return _without_mutation(program)
     except Exception as error:
         # torch.export raises dozens of types, none of which is ours to distinguish.
         raise CaptureError(
-            f"torch.export cannot capture {type(module).__name__}: {_reason(error)}; run with "
-            "--debug for its whole report"
+            f"torch.export cannot capture {type(module).__name__}: {reason(error, watch)}; "
+            f"{_MODULE_HINT}"
         ) from error
+    finally:
+        handle.remove()
+
+
+def _flat_graph(program: ExportedProgram) -> GraphModule:
     captured = program.module(check_guards=False)
     # The plain code generator drops the input check against the original signature, which every
     # call after adding an input would fail.
@@ -53,37 +115,43 @@ def capture(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
         raise CaptureError(f"the module takes the inputs {names}; it must take tokens alone")
     placeholders[0].target = placeholders[0].name = "tokens"
     _inputs_first(plain)
+    inline_wrappers(plain)
     return plain
-
-
-def _reason(error: Exception) -> str:
-    """The first line of `error`, or what it says of batch and length."""
-    text = str(error).strip()
-    fixed = re.search(
-        r"marked (\w+) as dynamic .* specialized it to be a constant \((\d+)\)", text
-    )
-    if fixed:
-        return f"its code works for `{fixed[1]}` = {fixed[2]} only, and takes it for a number"
-    return (text.splitlines() or [type(error).__name__])[0]
 
 
 def _without_mutation(program: ExportedProgram) -> ExportedProgram:
     """Write `x += y` as `x + y`: passes may move and share nodes only where nothing is mutated.
 
-    Only where needed, since the rewriting loses source lines.
+    Only where needed, since the rewriting loses names.
     """
-    if not any(_mutates(node.target) for node in program.graph.nodes):
+    mutating = [
+        node
+        for graph in program.graph_module.modules()
+        if isinstance(graph, torch.fx.GraphModule)
+        for node in graph.graph.nodes
+        if _mutates(node.target)
+    ]
+    if not mutating:
         return program
     plain: ExportedProgram = program.run_decompositions({})
     signature = plain.graph_signature
     changed = {*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()}
     if changed:
-        raise ValueError(f"the forward changes {', '.join(sorted(changed))}; it must not")
+        place = next((place_of_node(n) for n in mutating if _origin(n).op == "placeholder"), "")
+        names = ", ".join(sorted(changed))
+        raise ValueError(f"the forward changes {names}{place}; it must not")
     return plain
 
 
 def _mutates(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def _origin(node: Node) -> Node:
+    """What `node` writes to, through its views."""
+    while node.op == "call_function" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _inputs_first(module: GraphModule) -> None:
@@ -95,6 +163,37 @@ def _inputs_first(module: GraphModule) -> None:
                 first.prepend(node)
     module.graph.lint()
     module.recompile()
+
+
+def _check_elsewhere(name: str, graph: GraphModule, module: nn.Module, spec: DenoiserSpec) -> None:
+    """Run both at a size that the graph was not traced at."""
+    length = min(_OTHER_LENGTH, spec.max_length)
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(spec.vocab_size, (_OTHER_BATCH, length), generator=random)
+    tokens[0, 0] = spec.mask_id
+    tokens = tokens.to(_device(module))
+    size = f"batch {_OTHER_BATCH} and length {length}"
+    try:
+        expected = module(tokens)
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CaptureError(
+            f"{name} runs at batch {BATCH} and length {LENGTH}, but not at {size}: "
+            f"{said}{place_of_error(error)}"
+        ) from error
+    (found,) = graph(tokens)
+    if found.shape != expected.shape or not _close(found, expected):
+        raise CaptureError(
+            f"the graph of {name} computes something else than the module at {size}: a shape is "
+            "frozen at the example's length, or the forward draws random numbers or keeps "
+            "something between calls; make it a function of the tokens alone"
+        )
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    # The same operators on the same numbers, of which only in-place ones were rewritten.
+    allowed = 64 * torch.finfo(expected.dtype).eps * expected.abs().amax().clamp_min(1.0)
+    return bool(((found - expected).abs() <= allowed).all())
 
 
 def _device(module: nn.Module) -> torch.device:

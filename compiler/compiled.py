@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 from dataclasses import dataclass, field
@@ -11,22 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from dllmc.artifact import ChatTemplate, Package, hash_weights, save_package, weights_of
+from dllmc.compiler._infer_spec import built_spec
+from dllmc.compiler._state import evaluating
+from dllmc.compiler.adapt import adapt, check_weights
 from dllmc.compiler.capture import capture
 from dllmc.compiler.pipeline import configure, run_passes
 from dllmc.kernels import default_implementations
 from dllmc.models import LoadedModel
 from dllmc.passes import PassContext
 from dllmc.passes.lower_operators import LowerOperatorsConfig
-from dllmc.passes.match_attention import SDPA
+from dllmc.passes.match_eager_attention import count_attention
 from dllmc.spec import CaptureError, ConfigError, DenoiserSpec, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import nn
     from torch.fx import GraphModule
 
+    from dllmc.compiler._adapter import Example
     from dllmc.passes import PassConfig, PassResult
 
 Backend = Literal["eager", "inductor"]
@@ -62,7 +65,8 @@ def compile_model(
     model: LoadedModel | nn.Module,
     *,
     engine_of: Callable[..., Any],
-    spec: DenoiserSpec | None = None,
+    spec: DenoiserSpec | Mapping[str, Any] | None = None,
+    example: Example = None,
     backend: str = "inductor",
     device: str = "cpu",
     verify: bool = False,
@@ -72,11 +76,11 @@ def compile_model(
     """Compile a denoiser into steps that evaluate any rows of a canvas.
 
     Args:
-        model: From `load_model`, or any module tokens `[B, T]` -> logits `[B, T, V]` with `spec`.
-            Its weights are read in place where they need not be rearranged, so they must not
-            change any more.
+        model: From `load_model` or `adapt`, or any module that makes logits of tokens. Its weights
+            are read in place where they need not be rearranged, so they must not change any more.
         engine_of: Makes an engine of a package; the front gives the runtime's.
-        spec: Of a bare module.
+        spec: Of a bare module, or those of its fields that the module's `config` does not tell.
+        example: How a bare module is called, as for `adapt`; token ids alone where left out.
         backend: `inductor` compiles on first use, `eager` runs the graph node by node.
         device: Where the steps run.
         verify: Check every pass by execution in float64, to 1e-9. Takes a float64 copy of the
@@ -85,14 +89,15 @@ def compile_model(
         before_and_after: Called with each pass's name and the graph after it.
 
     Raises:
-        CaptureError: torch.export refuses the module.
+        CaptureError: The module cannot be run on the example or captured, or has no logits.
         ConfigError: An option is unknown.
         NotADenoiserError: The module's attention is causal.
         NotPositionWiseError: The module mixes positions outside attention.
         PassError: A pass matched fewer sites than the model has.
+        UsageError: The example does not fit the module, or the spec is incomplete or wrong.
         VerificationError: A pass changed what the graph computes.
     """
-    loaded = _loaded(model, spec)
+    loaded = _loaded(model, spec, example)
     if backend not in get_args(Backend):
         raise UsageError(
             f"`backend`={backend!r} is unknown; {nearest(backend, get_args(Backend))}"
@@ -100,11 +105,11 @@ def compile_model(
     _check_supported(loaded.spec)
     configs = configure(passes)
     module = loaded.module.to(device)
-    dtype = _dtype_of(module)
+    dtype = check_weights(module)
     if "lower_operators" not in configs:
         chosen = default_implementations(torch.device(device), getattr(torch, dtype))
         configs["lower_operators"] = LowerOperatorsConfig(implementations=chosen)
-    with _evaluating(module):
+    with evaluating(module):
         if verify:
             # Implementations may lack float64; they have tests of their own.
             plain = configs | {"lower_operators": LowerOperatorsConfig()}
@@ -126,27 +131,22 @@ def compile_model(
     return CompiledModel(package, results, engine_of)
 
 
-def _loaded(model: LoadedModel | nn.Module, spec: DenoiserSpec | None) -> LoadedModel:
-    if isinstance(model, LoadedModel):
-        return model if spec is None else dataclasses.replace(model, spec=spec)
+def _loaded(
+    model: LoadedModel | nn.Module,
+    spec: DenoiserSpec | Mapping[str, Any] | None,
+    example: Example,
+) -> LoadedModel:
+    if not isinstance(model, LoadedModel):
+        return adapt(model, spec, example)
+    if example is not None:
+        raise UsageError(
+            "`example` goes with a bare module; a loaded model knows how it is called"
+        )
     if spec is None:
-        raise UsageError("a bare module needs `spec`=DenoiserSpec(...): at least its mask token")
-    return LoadedModel(model, spec, None, type(model).__name__, None, {})
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout off and gradients off, and then as they were: the module is its owner's."""
-    training = {part: part.training for part in module.modules()}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for part, mode in training.items():
-            part.training = mode
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        return model
+    fields = {name: getattr(model.spec, name) for name in model.spec.model_fields_set}
+    given = spec if isinstance(spec, DenoiserSpec) else built_spec(model.name, fields | dict(spec))
+    return dataclasses.replace(model, spec=given)
 
 
 def _check_supported(spec: DenoiserSpec) -> None:
@@ -170,21 +170,13 @@ def _rewrite(
     verify: bool = False,
     before_and_after: Callable[[str, GraphModule], None] | None = None,
 ) -> tuple[dict[str, GraphModule], list[PassResult]]:
-    captured = capture(module, spec)
-    layers = sum(node.target is SDPA for node in captured.graph.nodes)
+    captured = capture(module, spec, wide=verify)
+    layers = count_attention(captured)
     if not layers:
         raise CaptureError(
-            f"{type(module).__name__} has no scaled_dot_product_attention call that the compiler "
+            f"{type(module).__name__} has no attention that the compiler "
             "can find; there is nothing to cache"
         )
     declared: dict[str, int] = getattr(module, "expected_matches", dict)()
     context = PassContext(spec, layers, declared)
     return run_passes(captured, context, configs, verify=verify, before_and_after=before_and_after)
-
-
-def _dtype_of(module: nn.Module) -> str:
-    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
-    if len(dtypes) != 1:
-        names = ", ".join(sorted(str(dtype) for dtype in dtypes)) or "none"
-        raise CaptureError(f"the weights have the dtypes {names}; convert them to one")
-    return str(dtypes.pop()).removeprefix("torch.")

@@ -41,7 +41,7 @@ from dllmc.spec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from torch import nn
@@ -83,6 +83,7 @@ __all__ = [
     "UnknownArchitectureError",
     "UsageError",
     "VerificationError",
+    "adapt",
     "compile",
     "load",
     "load_model",
@@ -134,7 +135,8 @@ def load_model(
 def compile(
     model: LoadedModel | nn.Module | str | Path,
     *,
-    spec: DenoiserSpec | None = None,
+    spec: DenoiserSpec | Mapping[str, Any] | None = None,
+    example: torch.Tensor | Mapping[str, Any] | Sequence[Any] | None = None,
     backend: str = "inductor",
     device: str = "cpu",
     verify: bool = False,
@@ -143,9 +145,13 @@ def compile(
     """Compile a denoiser into steps that evaluate any rows of a canvas.
 
     Args:
-        model: From `load_model`, its name or path, or any module tokens `[B, T]` -> logits
-            `[B, T, V]` together with `spec`.
-        spec: Of a bare module.
+        model: From `load_model`, its name or path, or any module whose forward makes logits
+            `[B, T, V]` of token ids `[B, T]`: as a tensor, or in an object, mapping or tuple.
+        spec: Of a bare module; or those of its fields that the module's `config` does not tell,
+            such as `{"mask_id": 5}`.
+        example: Of a bare module, token ids `[B, T]`; or a mapping or tuple of arguments of which
+            `input_ids` or the first are the tokens, and the others are the same at every call.
+            Left out, the module is called with tokens alone.
         backend: `inductor` or `eager`.
         device: Where the steps run.
         verify: Check every pass by execution in float64, to 1e-9.
@@ -164,11 +170,36 @@ def compile(
         model,
         engine_of=Engine,
         spec=spec,
+        example=example,
         backend=backend,
         device=device,
         verify=verify,
         passes=passes,
     )
+
+
+def adapt(
+    module: nn.Module,
+    *,
+    spec: DenoiserSpec | Mapping[str, Any] | None = None,
+    example: torch.Tensor | Mapping[str, Any] | Sequence[Any] | None = None,
+) -> LoadedModel:
+    """A plain denoiser, tokens `[B, T]` -> logits `[B, T, V]`, over any module that makes logits.
+
+    `compile` does this by itself; `reference.generate` takes what comes out.
+
+    Args:
+        module: As for `compile`. It is not changed.
+        spec: As for `compile`.
+        example: As for `compile`.
+
+    Raises:
+        CaptureError: The module fails on the example or returns no logits.
+        UsageError: The example does not fit the module, or the spec is incomplete or wrong.
+    """
+    from dllmc import compiler
+
+    return compiler.adapt(module, spec, example)
 
 
 def load(path: str | Path, **options: Any) -> Engine:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import linecache
+import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from graphs.passing import logits, operators
-from graphs.toys import SPEC, VOCAB, Toy, llada
+from graphs.toys import SPEC, VOCAB, WIDTH, Toy, llada
 from torch import Tensor, nn
 
 from dllmc.compiler.capture import capture
@@ -69,18 +73,63 @@ class Counting(Toy):
         self.register_buffer("calls", torch.zeros(1))
 
     def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
-        self.calls += 1
+        self.calls += 1  # culprit
+        return x
+
+
+class Overwriting(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        tokens[:, 0] = 0  # culprit
         return x
 
 
 class Branching(Toy):
     def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
-        return x if tokens.sum() > 3 else -x
+        return x if tokens.sum() > 3 else -x  # culprit
+
+
+class Counted(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        longest = int(tokens.max())  # culprit
+        return x + x[..., :longest].sum()
+
+
+class Numerical(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        weights = np.sin(tokens.numpy())  # culprit
+        return x * torch.from_numpy(weights)[..., None]
 
 
 class FixedLength(Toy):
     def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
-        return x + torch.ones(7, 1, dtype=torch.float64)
+        return x + torch.ones(7, 1, dtype=torch.float64)  # culprit
+
+
+class FixedView(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x.view(3, 7, WIDTH)  # culprit
+
+
+class Looping(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        last = x
+        for _ in range(tokens.shape[1]):  # culprit
+            last = last * 0.5
+        return last
+
+
+class OtherWhenLong(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x if tokens.shape[1] < 20 else -x  # culprit
+
+
+class WithShortTable(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.ones(5, 1, dtype=torch.float64)
+
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x + self.table[: tokens.shape[1]]  # culprit
 
 
 class TwoInputs(nn.Module):
@@ -92,17 +141,115 @@ class TwoInputs(nn.Module):
     ("module", "message"),
     [
         (Counting(), "the forward changes calls"),
-        (Branching(), "torch.export cannot capture Branching"),
-        (FixedLength(), "its code works for `length` = 7 only"),
-        (TwoInputs(), "torch.export cannot capture TwoInputs"),
+        (Overwriting(), "the forward changes tokens"),
+        (Branching(), "the code branches on what the tokens are"),
+        (Counted(), "the code makes a number of what the tokens are"),
+        (Numerical(), r"the code leaves torch by `.numpy\(\)`"),
+        (FixedLength(), "a shape is frozen at the example's `length` = 7"),
+        (FixedView(), "a shape is frozen at the example's `batch` = 3 and `length` = 7"),
+        (Looping(), "a shape is frozen at the example's `length` = 7"),
+        (OtherWhenLong(), "the code takes another way for some values of `length`"),
+        (WithShortTable(), r"must match the size of tensor b \(5\)"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_cannot_be_captured_is_refused_in_one_line(module: nn.Module, message: str) -> None:
+def test_what_cannot_be_captured_is_refused_with_its_line(module: nn.Module, message: str) -> None:
     with pytest.raises(CaptureError, match=message) as caught:
         capture(module, SPEC)
-    assert "\n" not in str(caught.value)
-    assert "--debug" in str(caught.value)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert f"torch.export cannot capture {type(module).__name__}: " in said
+    assert "--debug" in said
+    place = re.search(r" at (\S+):(\d+)", said)
+    assert place is not None
+    assert linecache.getline(place[1], int(place[2])).endswith("# culprit\n")
+
+
+def test_other_inputs_than_tokens_are_refused() -> None:
+    with pytest.raises(CaptureError, match=r"torch\.export cannot capture TwoInputs"):
+        capture(TwoInputs(), SPEC)
+
+
+def test_a_module_that_draws_is_refused() -> None:
+    class Drawing(Toy):
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            return F.dropout(x, 0.5, training=True)
+
+    with pytest.raises(CaptureError, match=r"computes something else .* at batch 2 and length 11"):
+        capture(Drawing(), SPEC)
+
+
+def test_a_module_that_fails_elsewhere_is_refused() -> None:
+    class Asserting(Toy):
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            if not torch.compiler.is_exporting() and tokens.shape[1] > 10:
+                raise RuntimeError("too long")
+            return x
+
+    with pytest.raises(CaptureError, match=r"runs at batch 3 .* but not at .* 11: too long at "):
+        capture(Asserting(), SPEC)
+
+
+class Remembering(Toy):
+    """Keeps tables for the next call, as an attribute and in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+        self.last: Tensor | None = None
+
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        if "table" not in self.kept or len(self.kept["table"]) < x.shape[1]:
+            self.kept["table"] = torch.arange(x.shape[1], dtype=x.dtype)
+        self.last = x
+        return x + self.kept["table"][: x.shape[1], None]
+
+
+def test_what_a_module_keeps_between_calls_is_left_as_it_was() -> None:
+    module = Remembering()
+    graph = capture(module, SPEC)
+    assert module.kept == {}
+    assert module.last is None
+    tokens = torch.randint(0, VOCAB, (2, 17))
+    torch.testing.assert_close(logits(graph, tokens), module(tokens), rtol=0, atol=1e-12)
+
+
+def test_tied_weights_hooks_and_parametrizations() -> None:
+    module = Toy()
+    module.head = nn.Linear(WIDTH, VOCAB, bias=False).double()
+    module.head.weight = module.embed.weight
+    nn.utils.parametrizations.weight_norm(module.up[0])
+    module.down[0].register_forward_hook(lambda _, __, output: output * 1.5)
+    graph = capture(module.eval().requires_grad_(False), SPEC)
+    tokens = torch.randint(0, VOCAB, (2, 6))
+    torch.testing.assert_close(logits(graph, tokens), module(tokens), rtol=0, atol=1e-12)
+
+
+def test_a_compiled_part_is_captured_as_written() -> None:
+    @torch.compile
+    def doubled(x: Tensor) -> Tensor:
+        return x * 2
+
+    class PartlyCompiled(Toy):
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            return doubled(x)
+
+    assert "aten.mul.Tensor" in operators(capture(PartlyCompiled(), SPEC))
+
+
+def test_a_wide_capture_rounds_nowhere() -> None:
+    class Casting(Toy):
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            places = torch.arange(x.shape[1], dtype=torch.float32)
+            return (x.float() / 3).to(x.dtype) + places[:, None].to(x.dtype) / 3
+
+    def dtypes(wide: bool) -> set[torch.dtype]:
+        graph = capture(Casting(), SPEC, wide=wide)
+        values = [node.meta.get("val") for node in graph.graph.nodes]
+        return {value.dtype for value in values if isinstance(value, Tensor)} - {torch.int64}
+
+    assert dtypes(wide=False) == {torch.float32, torch.float64}
+    assert dtypes(wide=True) == {torch.float64}
 
 
 def test_the_shortest_canvas() -> None:
