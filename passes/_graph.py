@@ -57,6 +57,25 @@ def only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
+def alike(one: object, other: object, depth: int = 4) -> bool:
+    """Whether two arguments are the same, or the same calls of the same arguments.
+
+    torch.export writes `x[..., :n]` twice where the model's code does.
+    """
+    if one is other:
+        return True
+    if isinstance(one, Node) and isinstance(other, Node):
+        same = one.op == other.op == "call_function" and one.target == other.target
+        given = (one.args, one.kwargs), (other.args, other.kwargs)
+        return same and depth > 0 and alike(*given, depth - 1)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(alike(*pair, depth) for pair in pairs)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[k], other[k], depth) for k in one)
+    return type(one) is type(other) and bool(one == other)
+
+
 def value_of(node: Any) -> Any:
     """The fake value that torch.export recorded for a node; None for what is no node."""
     return node.meta.get("val") if isinstance(node, Node) else None
@@ -156,7 +175,7 @@ def device_of(module: torch.nn.Module) -> torch.device:
 
 
 def derived(like: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
-    """A new call with its recorded value and the source line of `like`, where code inserts next."""
+    """A new call where the graph inserts next, with its value and the source line of `like`."""
     node = like.graph.call_function(target, args, kwargs)
     given, options = map_arg((args, kwargs), value_of)
     with detect_fake_mode(list(_leaves(given))) or contextlib.nullcontext(), torch.no_grad():

@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
+from dllmc.passes._constants import is_constant
 from dllmc.passes._graph import (
     argument,
     aten,
@@ -21,6 +22,7 @@ from dllmc.passes._graph import (
     replace,
     value_of,
 )
+from dllmc.passes._mean_square import normalised_by_hand
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -36,16 +38,17 @@ class _Site(NamedTuple):
 
 
 class MatchRMSNorm(GraphPass):
-    """Both spellings become the canonical operator.
+    """Many spellings become the canonical operator.
 
     Before:
         y = weight * (x * rsqrt(mean(x ** 2, -1) + eps)), x widened to float32 where it is half
+        y = x / sqrt(mean(x * x, -1) + eps) * (1 + weight)
         y = aten.rms_norm(x, [D], weight, eps)
     After:
         y = dllmc.rms_norm(x, weight, eps)
 
-    In half precision the second multiplies by the weight before it narrows, the canonical
-    operator after; these are different numbers, so there it stays as it is.
+    In half precision the others multiply by the weight before they narrow, or take the root in
+    another way; these are different numbers, so there they stay as they are.
     """
 
     name = "match_rms_norm"
@@ -55,8 +58,9 @@ class MatchRMSNorm(GraphPass):
 
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context
-        written_out = (_written_out(node) for node in calls(module, aten.rsqrt.default))
-        fused = (_fused(node) for node in calls(module, aten.rms_norm.default))
+        products = calls(module, aten.mul.Tensor, aten.div.Tensor)
+        written_out = [_written_out(node) for node in products]
+        fused = [_fused(node) for node in calls(module, aten.rms_norm.default)]
         sites = [site for site in (*written_out, *fused) if site is not None]
         for site in sites:
             with module.graph.inserting_before(site.root):
@@ -78,57 +82,41 @@ def _fused(node: Node) -> _Site | None:
     return _Site(node, x, weight, torch.finfo(dtype).eps if eps is None else eps)
 
 
-def _written_out(rsqrt: Node) -> _Site | None:
-    total = rsqrt.args[0]
-    if not is_call(total, aten.add.Tensor, aten.add.Scalar):
+def _written_out(node: Node) -> _Site | None:
+    """The site, if `node` normalises and its only reader, narrowing apart, is weighted."""
+    found = normalised_by_hand(node)
+    if found is None:
         return None
-    mean, eps = total.args[0], total.args[1]
-    if not (is_call(mean, aten.mean.dim) and isinstance(eps, float)):
-        return None
-    x = _squared(mean.args[0])
-    if x is None or not _over_last_axis(mean, x):
-        return None
-    normalised = only_user(rsqrt)
-    if not is_call(normalised, aten.mul.Tensor) or set(normalised.args) != {rsqrt, x}:
-        return None
-    return _weighted(normalised, x, eps)
-
-
-def _over_last_axis(mean: Node, x: Node) -> bool:
-    last = value_of(x).dim() - 1
-    return argument(mean, "dim") in ([-1], [last]) and bool(argument(mean, "keepdim"))
-
-
-def _squared(node: object) -> Node | None:
-    """The x of `x ** 2` or `x * x`."""
-    power = is_call(node, aten.pow.Tensor_Scalar) and node.args[1] == 2
-    product = is_call(node, aten.mul.Tensor) and node.args[0] is node.args[1]
-    if not isinstance(node, Node) or not (power or product):
-        return None
-    return node.args[0] if isinstance(node.args[0], Node) else None
-
-
-def _weighted(normalised: Node, x: Node, eps: float) -> _Site | None:
-    """The site, if `normalised`, narrowed again where x was widened, is then weighted."""
-    narrowed: Node | None = normalised
-    original = x
-    if casts_to(x) is not None:
-        source = x.args[0]
-        assert isinstance(source, Node)
-        original = source
-        if casts_to(x) != torch.float32 or dtype_of(original) not in _HALF:
+    x, squared, eps, by_rsqrt = found
+    original, narrowed = _widened(x, squared), node
+    dtype = dtype_of(original)
+    if dtype in _HALF:
+        user = only_user(node)
+        if not by_rsqrt or casts_to(user) != dtype or dtype_of(node) != torch.float32:
             return None
-        narrowed = only_user(normalised)
-        if casts_to(narrowed) != dtype_of(original):
-            return None
-    elif dtype_of(x) in _HALF:
+        assert user is not None
+        narrowed = user
+    elif {dtype_of(x), dtype_of(squared), dtype_of(node)} != {dtype}:
         return None
-    assert narrowed is not None
     root = only_user(narrowed)
     if not is_call(root, aten.mul.Tensor):
         return None
     for product, weight in operands(root):
-        constant = isinstance(weight, Node) and weight.op == "get_attr"
-        if product is narrowed and constant and dtype_of(weight) == dtype_of(original):
+        if product is narrowed and _is_weight(weight, original):
             return _Site(root, original, weight, eps)
     return None
+
+
+def _widened(x: Node, squared: Node) -> Node:
+    """What both factors come from, one of them or both widened to float32."""
+    for node in (x, squared):
+        source = node.args[0] if casts_to(node) == torch.float32 else None
+        if isinstance(source, Node) and dtype_of(source) in _HALF:
+            return source
+    return x
+
+
+def _is_weight(weight: object, x: Node) -> bool:
+    if not isinstance(weight, Node) or not is_constant(weight):
+        return False
+    return dtype_of(weight) == dtype_of(x) and value_of(weight).shape == value_of(x).shape[-1:]

@@ -10,11 +10,13 @@ from torch.fx import Node
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
 from dllmc.passes._graph import (
+    alike,
     argument,
     aten,
     calls,
     casts_to,
     dtype_of,
+    expression,
     is_call,
     only_user,
     operands,
@@ -68,7 +70,7 @@ def _match(add: Node) -> _Site | None:
             if x is None:
                 continue
             for factor, cos in operands(plain):
-                if factor is x and isinstance(cos, Node) and isinstance(sin, Node):
+                if alike(factor, x) and isinstance(cos, Node) and isinstance(sin, Node):
                     return _with_casts(_Site(add, x, cos, sin))
     return None
 
@@ -84,18 +86,40 @@ def _half_turn(node: object) -> Node | None:
     if not is_call(negative, aten.neg.default):
         return None
     low, high = _half(first), _half(negative.args[0])
-    if low is None or high is None or low[0] is not high[0] or (low[1], high[1]) != (0, 1):
+    if low is None or high is None or not alike(low[0], high[0]) or (low[1], high[1]) != (0, 1):
         return None
     return low[0]
 
 
 def _half(node: object) -> tuple[Node, int] | None:
     """(x, 0) for the first half of x's last axis, (x, 1) for the second."""
+    if is_call(node, aten.select.int) and _last_but_one(node):
+        return _half_of_pair(node, node.args[0], argument(node, "index"))
     if is_call(node, operator.getitem):
+        source = node.args[0]
+        if is_call(source, aten.unbind.int) and _last_but_one(source):
+            return _half_of_pair(node, source.args[0], node.args[1])
         return _half_of_split(node.args[0], node.args[1])
     if is_call(node, aten.slice.Tensor):
         return _half_of_slice(node)
     return None
+
+
+def _last_but_one(node: Node) -> bool:
+    return argument(node, "dim") in (-2, value_of(node.args[0]).dim() - 2)
+
+
+def _half_of_pair(node: Node, halves: object, index: object) -> tuple[Node, int] | None:
+    """Of `unbind(x.view(..., 2, D / 2), -2)`, or one selected of it."""
+    if not is_call(halves, aten.reshape.default, aten.view.default, aten.unflatten.int):
+        return None
+    x = halves.args[0]
+    before, between, after = (
+        [expression(size) for size in value_of(n).shape] for n in (x, halves, node)
+    )
+    split = before[:-1] == between[:-2] == after[:-1] and between[-2:] == [2, before[-1] // 2]
+    paired = split and before[-1] % 2 == 0 and isinstance(x, Node)
+    return (x, index) if paired and isinstance(index, int) else None
 
 
 def _half_of_split(split: object, index: object) -> tuple[Node, int] | None:

@@ -39,16 +39,60 @@ def widened(x: Tensor, w: Tensor) -> Tensor:
     return w * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
+def narrowed_root(x: Tensor, w: Tensor) -> Tensor:
+    """T5's: only the square is widened, and torch widens the product by itself."""
+    root = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6)
+    return w * (x * root).to(x.dtype)
+
+
+def gemma(x: Tensor, w: Tensor) -> Tensor:
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+    return (wide * (1.0 + w.float())).type_as(x)
+
+
+def llama(x: Tensor, w: Tensor) -> Tensor:
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).type_as(x) * w
+
+
 SAME: dict[str, Spelling] = {
     "power": lambda x, w: w * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
     "product": lambda x, w: w * (x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)),
     "commuted": lambda x, w: (torch.rsqrt(x.pow(2).mean(2, keepdim=True) + 1e-6) * x) * w,
+    "square": lambda x, w: w * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)),
+    "eps first": lambda x, w: w * (x * torch.rsqrt(1e-6 + x.pow(2).mean(-1, keepdim=True))),
+    "root": lambda x, w: x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w,
+    "power of the root": lambda x, w: x / (x.pow(2).mean(-1, keepdim=True) + 1e-6) ** 0.5 * w,
+    "inverse": lambda x, w: w * (x * (1 / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt())),
+    "reciprocal": lambda x, w: (
+        (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt().reciprocal() * x * w
+    ),
+    "negative power": lambda x, w: w * (x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).pow(-0.5)),
+    "mean by hand": lambda x, w: (
+        w * (x * torch.rsqrt((x * x).sum(-1, keepdim=True) / WIDTH + 1e-6))
+    ),
+    "one more than the weight": lambda x, w: (
+        x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1.0 + w)
+    ),
     "torch": lambda x, w: F.rms_norm(x, (WIDTH,), w, 1e-6),
     "torch, default eps": lambda x, w: F.rms_norm(x, (WIDTH,), w),
 }
 OTHER: dict[str, Spelling] = {
     "no weight": lambda x, _: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6),
     "torch without weight": lambda x, _: F.rms_norm(x, (WIDTH,), None, 1e-6),
+    "eps outside the root": lambda x, w: (
+        w * x / (x.norm(2, dim=-1, keepdim=True) * WIDTH**-0.5 + 1e-6)
+    ),
+    "least norm": lambda x, w: w * x / x.norm(dim=-1, keepdim=True).clamp(min=1e-6),
+    "mean of too few": lambda x, w: (
+        w * (x * torch.rsqrt((x * x).sum(-1, keepdim=True) / 7 + 1e-6))
+    ),
+    "cube root": lambda x, w: x / (x.pow(2).mean(-1, keepdim=True) + 1e-6) ** (1 / 3) * w,
+    "one weight": lambda x, w: w[:1] * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
+    "two axes": lambda x, w: (
+        w * (x * torch.rsqrt(x.unflatten(-1, (4, 4)).pow(2).mean((-2, -1)) + 1e-6)[..., None])
+    ),
     "cube": lambda x, w: w * (x * torch.rsqrt(x.pow(3).abs().mean(-1, keepdim=True) + 1e-6)),
     "of another tensor": lambda x, w: (
         w * ((x + 1) * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
@@ -89,13 +133,20 @@ def test_what_is_another_function_does_not_match() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_matches_only_where_it_rounds_alike(dtype: torch.dtype) -> None:
-    # Only the first computes in float32 and narrows before it weights.
-    spellings = (widened, SAME["power"], SAME["torch"])
+    # Only the first three compute in float32 and narrow before they weight.
+    spellings = (
+        widened, narrowed_root, llama, gemma, SAME["power"], SAME["torch"], SAME["root"]
+    )  # fmt: skip
     graph, context = ready_for("match_rms_norm", Normed(spellings, dtype), SPEC)
     tokens = torch.randint(0, 12, (3, 9))
     before = logits(graph, tokens)
-    assert MatchRMSNorm().run(graph, context).matched == 1
+    assert MatchRMSNorm().run(graph, context).matched == 3
     assert torch.equal(logits(graph, tokens), before)
+
+
+def test_gemmas_norm_matches_where_nothing_is_narrowed() -> None:
+    graph, context = ready_for("match_rms_norm", Normed([gemma, llama], torch.float32), SPEC)
+    assert MatchRMSNorm().run(graph, context).matched == 2
 
 
 def test_a_norm_narrowed_to_float32_does_not_match() -> None:

@@ -57,6 +57,23 @@ def by_split(x: Tensor) -> Tensor:
     return torch.cat((-second, first), dim=3)
 
 
+def by_pairs_of_halves(x: Tensor) -> Tensor:
+    first, second = x.view(*x.shape[:-1], 2, x.shape[-1] // 2).unbind(dim=-2)
+    return torch.cat((-second, first), dim=-1)
+
+
+def by_picking_halves(x: Tensor) -> Tensor:
+    halves = x.unflatten(-1, (2, -1))
+    return torch.cat((-halves.select(-2, 1), halves.select(3, 0)), dim=-1)
+
+
+def partial(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half of the width turns; the model's code takes that half three times."""
+    cos, sin = cos[..., :2], sin[..., :2]
+    turned = x[..., :2] * cos + by_slices(x[..., :2]) * sin
+    return torch.cat((turned, x[..., 2:]), dim=-1)
+
+
 def widened(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide = x.to(cos.dtype)
     return (wide * cos + by_chunks(wide) * sin).to(x.dtype)
@@ -71,6 +88,9 @@ SAME: dict[str, Spelling] = {
     "chunks": lambda x, cos, sin: x * cos + by_chunks(x) * sin,
     "slices": lambda x, cos, sin: x * cos + by_slices(x) * sin,
     "split": lambda x, cos, sin: x * cos + by_split(x) * sin,
+    "pairs of halves": lambda x, cos, sin: x * cos + by_pairs_of_halves(x) * sin,
+    "picked halves": lambda x, cos, sin: x * cos + by_picking_halves(x) * sin,
+    "partial": partial,
     "commuted sum": lambda x, cos, sin: by_chunks(x) * sin + x * cos,
     "commuted products": lambda x, cos, sin: cos * x + sin * by_slices(x),
 }
@@ -80,6 +100,15 @@ OTHER: dict[str, Spelling] = {
     ),
     "no turn": lambda x, cos, sin: x * cos + x * sin,
     "of two tensors": lambda x, cos, sin: (x + 1) * cos + by_chunks(x) * sin,
+    "of two slices": lambda x, cos, sin: torch.cat(
+        (x[..., :2] * cos[..., :2] + by_slices(x[..., 2:]) * sin[..., :2], x[..., 2:]), dim=-1
+    ),
+    "interleaved": lambda x, cos, sin: (
+        x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2) * sin
+    ),
+    "pairs": lambda x, cos, sin: (
+        x * cos + torch.cat((-x.unflatten(-1, (-1, 2))[..., 1], x[..., ::2]), dim=-1) * sin
+    ),
     "thirds": lambda x, cos, sin: x * cos + torch.cat((-x[..., 1:], x[..., :1]), dim=-1) * sin,
 }
 
