@@ -101,6 +101,11 @@ class Adapter(nn.Module):
         return said
 
 
+def name_of(module: nn.Module) -> str:
+    """The class of `module` as its owner knows it."""
+    return type(module.module if isinstance(module, Adapter) else module).__name__
+
+
 def plan_call(module: nn.Module, example: Example) -> tuple[CallPlan, Tensor | None]:
     """How `module` is called, and the example's tokens.
 

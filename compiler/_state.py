@@ -57,6 +57,9 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tracing() -> Iterator[None]:
+    # torch's own encoder layers would be one operator each, which no pass can look into.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     with (
         torch.no_grad(),
         torch.compiler.set_stance("force_eager"),
@@ -64,7 +67,10 @@ def _tracing() -> Iterator[None]:
     ):
         # What is stored while tracing is undone here, and does no harm.
         warnings.filterwarnings("ignore", message="The tensor attribute")
-        yield
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _refill(container: dict[Any, Any] | list[Any], content: Any) -> None:

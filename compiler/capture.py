@@ -9,6 +9,7 @@ import torch
 from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 
+from dllmc.compiler._adapter import name_of
 from dllmc.compiler._export_report import SizeWatch, reason
 from dllmc.compiler._inline import inline_wrappers
 from dllmc.compiler._source import place_of_error, place_of_node, recording_lines
@@ -16,7 +17,7 @@ from dllmc.compiler._state import unchanged
 from dllmc.spec import CaptureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
     from torch.export import ExportedProgram
@@ -49,18 +50,28 @@ def capture(module: nn.Module, spec: DenoiserSpec, *, wide: bool = False) -> Gra
             graph does not compute what the module does. The message names the user's source
             line where torch.export knows it.
     """
-    name = type(module).__name__
-    with unchanged(module), Widening() if wide else contextlib.nullcontext():
-        program = _export(module, spec)
-    graph = _flat_graph(program)
-    with unchanged(module), Widening() if wide else contextlib.nullcontext():
-        _check_elsewhere(name, graph, module, spec)
+    with unchanged(module):
+        with widening() if wide else contextlib.nullcontext():
+            program = _export(module, spec)
+        graph = _flat_graph(program)
+    with unchanged(module):
+        _check_elsewhere(graph, module, spec, wide)
     return graph
 
 
-class Widening(TorchFunctionMode):
-    """Every narrower floating dtype that the code asks for becomes float64."""
+@contextlib.contextmanager
+def widening() -> Iterator[None]:
+    """Every floating dtype that code asks for, or gets where it asks for none, is float64."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Widening():
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
+
+class _Widening(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -96,7 +107,7 @@ def _export(module: nn.Module, spec: DenoiserSpec) -> ExportedProgram:
     except Exception as error:
         # torch.export raises dozens of types, none of which is ours to distinguish.
         raise CaptureError(
-            f"torch.export cannot capture {type(module).__name__}: {reason(error, watch)}; "
+            f"torch.export cannot capture {name_of(module)}: {reason(error, watch)}; "
             f"{_MODULE_HINT}"
         ) from error
     finally:
@@ -165,8 +176,11 @@ def _inputs_first(module: GraphModule) -> None:
     module.recompile()
 
 
-def _check_elsewhere(name: str, graph: GraphModule, module: nn.Module, spec: DenoiserSpec) -> None:
+def _check_elsewhere(
+    graph: GraphModule, module: nn.Module, spec: DenoiserSpec, wide: bool
+) -> None:
     """Run both at a size that the graph was not traced at."""
+    name = name_of(module)
     length = min(_OTHER_LENGTH, spec.max_length)
     random = torch.Generator().manual_seed(0)
     tokens = torch.randint(spec.vocab_size, (_OTHER_BATCH, length), generator=random)
@@ -174,7 +188,8 @@ def _check_elsewhere(name: str, graph: GraphModule, module: nn.Module, spec: Den
     tokens = tokens.to(_device(module))
     size = f"batch {_OTHER_BATCH} and length {length}"
     try:
-        expected = module(tokens)
+        with widening() if wide else contextlib.nullcontext():
+            expected = module(tokens)
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CaptureError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from dllmc.artifact import ChatTemplate, Package, hash_weights, save_package, weights_of
+from dllmc.compiler._adapter import name_of
 from dllmc.compiler._infer_spec import built_spec
 from dllmc.compiler._state import evaluating
 from dllmc.compiler.adapt import adapt, check_weights
@@ -174,7 +175,7 @@ def _rewrite(
     layers = count_attention(captured)
     if not layers:
         raise CaptureError(
-            f"{type(module).__name__} has no attention that the compiler "
+            f"{name_of(module)} has no attention that the compiler "
             "can find; there is nothing to cache"
         )
     declared: dict[str, int] = getattr(module, "expected_matches", dict)()

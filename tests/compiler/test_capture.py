@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graphs.passing import logits, operators
-from graphs.toys import SPEC, VOCAB, WIDTH, Toy, llada
+from graphs.toys import HEADS, SPEC, VOCAB, WIDTH, Toy, llada
 from torch import Tensor, nn
 
 from dllmc.compiler.capture import capture
@@ -237,10 +237,25 @@ def test_a_compiled_part_is_captured_as_written() -> None:
     assert "aten.mul.Tensor" in operators(capture(PartlyCompiled(), SPEC))
 
 
+def test_encoder_layers_of_torch_are_captured_operator_by_operator() -> None:
+    class Layered(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(WIDTH, HEADS, WIDTH, batch_first=True)
+            self.layer = layer.eval().double().requires_grad_(False)
+
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            return self.layer(x)
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert operators(capture(Layered(), SPEC))["aten.scaled_dot_product_attention.default"] == 3
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
 def test_a_wide_capture_rounds_nowhere() -> None:
     class Casting(Toy):
         def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
-            places = torch.arange(x.shape[1], dtype=torch.float32)
+            places = torch.arange(x.shape[1], dtype=torch.float32) * torch.ones(x.shape[1])
             return (x.float() / 3).to(x.dtype) + places[:, None].to(x.dtype) / 3
 
     def dtypes(wide: bool) -> set[torch.dtype]:
