@@ -109,6 +109,8 @@ class Published:
         whole = plan["cache"] == "none"
         mixin = (generation_utils if whole else generation_utils_block).DreamGenerationMixin
         given = {"max_new_tokens": plan["gen_length"], "alg": plan["alg"], "temperature": 0.0}
+        # Else 50, which transformers puts into every model's configuration.
+        given["top_k"] = None
         given |= {key: plan[key] for key in ("threshold", "steps") if key in plan}
         if not whole:
             given |= {"block_length": plan["block_length"], "dual_cache": plan["cache"] == "dual"}

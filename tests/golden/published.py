@@ -1,0 +1,219 @@
+"""Published decodes of other systems than Fast-dLLM v1's LLaDA, and the models they are of.
+
+The files hold what `benchmarks/parity/decode_*.py` recorded: settings by the published names and
+what the published loops returned. Here they become checkpoints in the published layout and
+decoding configurations.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from golden.drawing import draw
+from safetensors.torch import save_file
+
+from dllmc.models.checkpoint import load_checkpoint
+from dllmc.policies.config import DecodingConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dllmc.models import LoadedModel
+
+FOLDER = Path(__file__).parent
+SYSTEMS = ("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One decode.
+
+    Attributes:
+        number: Place in the file.
+        model: Place of the model in the file.
+        keys: What the decode asks for beyond the model's own keys of `config.json`.
+        way: Kind of decode, to group by.
+        config: Fields of our configuration, or None where there is no policy for it yet.
+        tokens: Returned, without what lies beyond the response.
+        nfe: Evaluations that our decoders should make; None where they may make fewer.
+    """
+
+    system: str
+    number: int
+    model: int
+    prompt: tuple[int, ...]
+    keys: tuple[tuple[str, Any], ...]
+    way: str
+    config: dict[str, Any] | None
+    tokens: list[int]
+    nfe: int | None
+
+    def decoding(self) -> DecodingConfig:
+        assert self.config is not None
+        return DecodingConfig(**self.config)
+
+
+@functools.cache
+def stored(system: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((FOLDER / f"{system}.json").read_text())
+    return content
+
+
+@functools.cache
+def model(system: str, number: int, keys: tuple[tuple[str, Any], ...] = ()) -> LoadedModel:
+    """A model of the file, through a checkpoint as it is published."""
+    kept = stored(system)["models"][number]
+    scales = {key: kept[key] for key in ("seed", "qk_scale", "embedding_scale", "head_scale")}
+    weights = draw(kept["tensors"], kept["keys"]["mask_token_id"], **scales)
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(weights, Path(folder) / "model.safetensors")
+        (Path(folder) / "config.json").write_text(json.dumps(kept["keys"] | dict(keys)))
+        loaded = load_checkpoint(folder)
+        state = loaded.module.state_dict()
+        loaded.module.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
+    return replace(loaded, name=f"{system}-{number}", source=None)
+
+
+def probe(system: str, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a short input by our model and by the published one."""
+    kept = stored(system)["models"][number]["probe"]
+    with torch.no_grad():
+        logits = model(system, number).module(torch.tensor([kept["tokens"]]))
+    return logits[0, -1, : len(kept["logits"])], torch.tensor(kept["logits"])
+
+
+@functools.cache
+def cases(system: str) -> tuple[Case, ...]:
+    told = stored(system)["cases"]
+    return tuple(TRANSLATIONS[system](number, case) for number, case in enumerate(told))
+
+
+def ways(system: str) -> list[str]:
+    """Kinds of decode that there is a policy for."""
+    return sorted({case.way for case in cases(system) if case.config is not None})
+
+
+def of_way(system: str, way: str) -> list[Case]:
+    return [case for case in cases(system) if case.way == way]
+
+
+def _case(system: str, number: int, told: dict[str, Any], **own: Any) -> Case:
+    shared = {"keys": (), "tokens": told["tokens"], "nfe": told["nfe"]}
+    prompt = tuple(told["prompt"])
+    return Case(system, number, told["model"], prompt, **(shared | own))
+
+
+def _config(
+    block_length: int,
+    commit: dict[str, Any],
+    cache: dict[str, Any] | str = "none",
+    *,
+    stop: str = "length",
+    **others: Any,
+) -> dict[str, Any]:
+    return {
+        "schedule": {"kind": "blocks", "block_length": block_length},
+        "commit": commit,
+        "cache": {"kind": cache} if isinstance(cache, str) else cache,
+        "stop": {"kind": stop},
+        **others,
+    }
+
+
+def _dream(number: int, told: dict[str, Any]) -> Case:
+    """The full pass at a block's start commits the block's first token alone."""
+    way, config = f"{told['cache']}, {told['alg']}", None
+    if told["cache"] != "none":
+        commit = {"kind": "threshold", "threshold": told["threshold"]}
+        config = _config(told["block_length"], commit, told["cache"])
+    elif told["alg"] == "maskgit_plus":
+        commit = {"kind": "timesteps", "steps": told["steps"]}
+        config = _config(told["gen_length"], commit)
+    return _case("dream", number, told, way=way, config=config)
+
+
+def _llada_moe(number: int, told: dict[str, Any]) -> Case:
+    if "threshold" in told:
+        commit = {"kind": "threshold", "threshold": told["threshold"]}
+    else:
+        commit = {"kind": "quota", "steps": told["steps"]}
+    config = _config(told["block_length"], commit)
+    return _case("llada_moe", number, told, way=commit["kind"], config=config)
+
+
+def _sdar(number: int, told: dict[str, Any]) -> Case:
+    """The published loop also evaluates the last block for the cache, which nobody reads."""
+    rule, config = told["remasking_strategy"], None
+    if rule != "sequential":
+        # No probability exceeds 1, so that the quota alone decides.
+        threshold = told.get("confidence_threshold", 1.0)
+        steps = told["denoising_steps"]
+        commit = {"kind": "dynamic", "threshold": threshold, "steps": steps}
+        config = _config(told["block_length"], commit, "block_causal")
+    return _case(
+        "sdar",
+        number,
+        told,
+        keys=(("block_size", told["block_length"]),),
+        way=rule,
+        config=config,
+        nfe=told["nfe"] - 1,
+    )
+
+
+def _llada2(number: int, told: dict[str, Any], system: str = "llada2") -> Case:
+    """The published loops have no cache.
+
+    At a token that ends the response they look less often than ours, which may stop earlier.
+    """
+    keys = [("block_size", told["block_length"])]
+    stop = "eos" if "eos_id" in told else "length"
+    keys += [("eos_token_id", told["eos_id"])] if stop == "eos" else []
+    commit = {"kind": "dynamic", "threshold": told["threshold"], "steps": told.get("steps")}
+    others = {}
+    if system == "llada21":
+        # 0 is a published setting; ours must be above 0, and no candidate has so small a p.
+        threshold, steps = max(told["editing_threshold"], 1e-6), told["max_post_steps"]
+        others = {"revise": {"kind": "edit", "threshold": threshold, "steps": steps}}
+    return _case(
+        system,
+        number,
+        told,
+        keys=tuple(keys),
+        way=f"until {stop}",
+        config=_config(told["block_length"], commit, stop=stop, **others),
+        nfe=None if stop == "eos" else told["nfe"],
+    )
+
+
+def _fast_dllm_v2(number: int, told: dict[str, Any]) -> Case:
+    """The published loop also evaluates the last block, and so returns one token of the next."""
+    cached = told["use_block_cache"]
+    commit = {"kind": "threshold", "threshold": told["threshold"]}
+    cache = {"kind": "block_causal", "within": "sub_block" if cached else "block"}
+    return _case(
+        "fast_dllm_v2",
+        number,
+        told,
+        keys=(("bd_size", told["block_size"]),),
+        way="block cache" if cached else "whole block",
+        config=_config(told["small_block_size"], commit, cache),
+        tokens=told["tokens"][:-1],
+        nfe=told["nfe"] - 1,
+    )
+
+
+TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
+    "dream": _dream,
+    "llada_moe": _llada_moe,
+    "sdar": _sdar,
+    "llada2": _llada2,
+    "llada21": functools.partial(_llada2, system="llada21"),
+    "fast_dllm_v2": _fast_dllm_v2,
+}

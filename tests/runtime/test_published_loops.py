@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import pytest
+from golden.published import SYSTEMS, Case, cases, model, of_way, ways
+from lockstep.compare import Request, finish
+
+from dllmc.compiler.compiled import compile_model
+from dllmc.runtime.engine import Engine
+
+WAYS = [(system, way) for system in SYSTEMS for way in ways(system)]
+
+
+@functools.cache
+def engine_of(system: str, number: int, keys: tuple[tuple[str, Any], ...]) -> Engine:
+    loaded = model(system, number, keys)
+    engine: Engine = compile_model(loaded, engine_of=Engine, backend="eager").engine()
+    return engine
+
+
+def check(case: Case) -> None:
+    output = engine_of(case.system, case.model, case.keys).generate(
+        list(case.prompt), config=case.decoding(), max_new_tokens=len(case.tokens)
+    )
+    assert output.tokens == case.tokens, case
+    assert case.nfe in (None, output.nfe), (output.nfe, case)
+
+
+def model_of(case: Case) -> tuple[int, tuple[tuple[str, Any], ...]]:
+    return case.model, case.keys
+
+
+@pytest.mark.parametrize(("system", "way"), WAYS)
+def test_the_engine_decodes_as_published(system: str, way: str) -> None:
+    # Of one model, as each takes a second to compile; all of them below.
+    first = of_way(system, way)[0]
+    for case in [case for case in of_way(system, way) if model_of(case) == model_of(first)][:4]:
+        check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("system", "way"), WAYS)
+def test_the_engine_decodes_every_case_as_published(system: str, way: str) -> None:
+    for case in of_way(system, way):
+        check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_batches_of_unequal_requests_decode_as_published(system: str) -> None:
+    told = [case for case in cases(system) if case.config is not None and case.nfe is not None]
+    for (number, keys), group in itertools.groupby(sorted(told, key=model_of), key=model_of):
+        own = list(group)
+        for first in range(0, len(own), 8):
+            batch = own[first : first + 8]
+            requests = [Request(list(c.prompt), c.decoding(), len(c.tokens)) for c in batch]
+            tokens, nfe = finish(engine_of(system, number, keys), requests)
+            assert tokens == [case.tokens for case in batch]
+            assert nfe == [case.nfe for case in batch]
