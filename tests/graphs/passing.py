@@ -12,11 +12,12 @@ from torch.fx import GraphModule
 from dllmc.compiler.capture import capture
 from dllmc.compiler.verify import Probe
 from dllmc.passes import PassConfig, PassContext, PassResult, Stage, ordered, pass_types
-from dllmc.passes.match_attention import SDPA
+from dllmc.passes.match_eager_attention import count_attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dllmc.models import LoadedModel
     from dllmc.spec import DenoiserSpec
 
 ALL = ordered(
@@ -37,8 +38,7 @@ def _captured_once(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
 def captured(module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:
     original = _captured_once(module, spec)
     graph = GraphModule(original, copy.deepcopy(original.graph))
-    layers = sum(node.target is SDPA for node in graph.graph.nodes)
-    return graph, PassContext(spec, layers, getattr(module, "expected_matches", dict)())
+    return graph, PassContext(spec, count_attention(graph), getattr(module, "expected_matches", dict)())
 
 
 def ready_for(name: str, module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:
@@ -49,6 +49,13 @@ def ready_for(name: str, module: nn.Module, spec: DenoiserSpec) -> tuple[GraphMo
             return graph, context
         kind().run(graph, context)
     raise KeyError(name)
+
+
+def matches(model: LoadedModel, names: tuple[str, ...]) -> tuple[int, ...]:
+    """How often passes match in a captured model; a shortfall against its word is an error."""
+    graph, context = captured(model.module, model.spec)
+    pass_types()["remove_noops"]().run(graph, context)
+    return tuple(pass_types()[name]().run(graph, context).matched for name in names)
 
 
 def run_and_verify(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from graphs.passing import matches
 from published.layout import write, write_sharded
 from published.qwen import recomputed
 
@@ -113,6 +114,12 @@ def test_the_published_config_gives_the_published_parameters() -> None:
     assert spec.attention == "full"
     assert spec.logit_shift == 1
     assert spec.family == "dream"
+
+
+def test_passes_match_as_often_as_declared() -> None:
+    model = load_model("random:dream-tiny")
+    names = ("match_rms_norm", "match_rotary", "match_swiglu")
+    assert matches(model, names) == (5, 4, 2)
 
 
 @pytest.mark.parametrize("save", [write, write_sharded])

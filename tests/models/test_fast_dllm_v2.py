@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from graphs.passing import matches
 from published.layout import write, write_sharded
 from published.qwen import recomputed
 
@@ -98,6 +99,12 @@ def test_a_config_without_blocks_mask_and_stop_has_those_of_the_published_decode
     with torch.device("meta"):
         _, spec = FastDLLMv2.from_config(keys)
     assert (spec.block_length, spec.mask_id, spec.eos_ids) == (32, 151665, (151645,))
+
+
+def test_passes_match_as_often_as_declared() -> None:
+    model = load_model("random:fast-dllm-v2-tiny")
+    names = ("match_rms_norm", "match_rotary", "match_swiglu")
+    assert matches(model, names) == (5, 4, 2)
 
 
 @pytest.mark.parametrize("tied", [False, True])

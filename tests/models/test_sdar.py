@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from graphs.passing import matches
 from published.layout import write, write_sharded
 from published.qwen import recomputed
 
@@ -122,6 +123,12 @@ def test_a_config_without_blocks_and_mask_has_those_of_the_published_decoder() -
         _, longer = SDAR.from_config(keys | {"block_size": 64})
     assert (spec.block_length, spec.mask_id) == (4, 151669)
     assert longer.block_length == 64
+
+
+def test_passes_match_as_often_as_declared() -> None:
+    model = load_model("random:sdar-tiny")
+    names = ("match_rms_norm", "match_rotary", "match_swiglu")
+    assert matches(model, names) == (9, 4, 2)
 
 
 @pytest.mark.parametrize("save", [write, write_sharded])
