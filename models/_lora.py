@@ -17,6 +17,7 @@ from torch import nn
 
 from dllmc.models._json import DAMAGED, read_json
 from dllmc.models._lora_config import LoraConfig
+from dllmc.models._names import published_names
 from dllmc.spec import CheckpointError, DenoiserSpec, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -99,12 +100,10 @@ def _load_base(
 def _block_length(folder: Path, config: LoraConfig) -> int | None:
     """Length of the response's blocks, or None for an adapter that keeps the base's attention.
 
-    No published key tells D2F from other adapters: its name has to. In a download cache the
-    folder's name is a hash, and that of the repository stands two folders above.
+    No published key tells D2F from other adapters: its name has to.
     """
-    place = folder.absolute()
-    names = (place.name, *(above.name.rpartition("--")[2] for above in place.parents[1:2]))
-    d2f = config.attention is None and any(name.startswith("D2F") for name in names)
+    named = any(name.startswith("D2F") for name in published_names(folder))
+    d2f = named and config.attention is None
     if d2f or config.attention == "block_causal":
         return config.block_length or _D2F_BLOCK_LENGTH
     if config.block_length is not None:

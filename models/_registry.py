@@ -25,7 +25,10 @@ class Denoiser(Protocol):
 
     @classmethod
     def from_config(cls, keys: Mapping[str, object]) -> tuple[nn.Module, DenoiserSpec]:
-        """Build the module and its spec from the keys of `config.json`."""
+        """Build the module and its spec from the keys of `config.json`.
+
+        A checkpoint's names, as published, stand beside them under `names`.
+        """
         ...
 
 

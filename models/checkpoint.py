@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from dllmc.models._generation_config import with_stop_ids
 from dllmc.models._json import DAMAGED, read_json
 from dllmc.models._loaded import LoadedModel
+from dllmc.models._names import published_names
 from dllmc.models._registry import denoiser_for
 from dllmc.models._special_tokens import read_chat_template, read_special_tokens
 from dllmc.models._stacked import places, stack, stored_shapes
@@ -49,7 +50,7 @@ def load_checkpoint(
         denoiser = denoiser_for(keys)
         # Without storage: the stored tensors take the places of these parameters.
         with torch.device("meta"):
-            module, spec = denoiser.from_config(keys)
+            module, spec = denoiser.from_config({**keys, "names": published_names(folder)})
     except (CheckpointError, UnknownArchitectureError) as error:
         raise type(error)(f"{folder / 'config.json'}: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -131,6 +131,35 @@ def test_passes_match_as_often_as_declared() -> None:
     assert matches(model, names) == (9, 4, 2)
 
 
+@pytest.mark.parametrize(
+    ("path", "block_length"),
+    [
+        ("SDAR-8B-Chat", 4),
+        ("SDAR-8B-Chat-b32", 32),
+        ("SDAR-8B-Chat-b9", 4),
+        ("mine-b32", 4),
+        ("models--JetLM--SDAR-1.7B-Chat-b16/snapshots/7c8e0f", 16),
+    ],
+)
+def test_without_the_key_the_name_says_how_long_blocks_are(
+    tmp_path: Path, path: str, block_length: int
+) -> None:
+    keys = {name: value for name, value in TINY.items() if name != "block_size"}
+    tensors = build(torch.float32).state_dict()
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    loaded = load_model(write(tmp_path / path, keys, tensors))
+    assert loaded.spec.block_length == block_length
+    assert loaded.config == keys
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / path)
+    assert load_model(link).spec.block_length == block_length
+
+
+def test_the_key_counts_more_than_the_name(tmp_path: Path) -> None:
+    folder = write(tmp_path / "SDAR-8B-Chat-b32", TINY, build(torch.float32).state_dict())
+    assert load_model(folder).spec.block_length == 8
+
+
 @pytest.mark.parametrize("save", [write, write_sharded])
 def test_a_checkpoint_in_the_published_layout_loads(tmp_path: Path, save: Any) -> None:
     module = build(torch.float32)
