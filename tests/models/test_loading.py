@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from dllmc.models._moe import Experts
 from dllmc.models import SHAPES, _registry, architectures, load_model, loading
 from dllmc.spec import CheckpointError, ModelNotFoundError, UnknownArchitectureError, UsageError
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
         ("sdar-tiny", 30_944),
         ("fast-dllm-v2-7b", 7_615_616_512),
         ("fast-dllm-v2-tiny", 24_864),
+        ("llada-moe-7b", 7_356_880_896),
+        ("llada-moe-tiny", 39_616),
+        ("llada2-mini", 16_255_638_528),
+        ("llada2-tiny", 38_880),
+        ("sdar-moe-tiny", 43_744),
     ],
 )
 def test_a_shape_has_its_number_of_parameters(shape: str, parameters: int) -> None:
@@ -47,7 +53,11 @@ def test_random_weights_leave_a_canvas_unsure_to_varied_degrees(shape: str) -> N
     assert len(logits.argmax(-1).unique()) > 8
 
 
-@pytest.mark.parametrize("shape", ["dream-tiny", "sdar-tiny", "fast-dllm-v2-tiny"])
+OTHER_BODIES = ("dream-tiny", "sdar-tiny", "fast-dllm-v2-tiny")
+MIXTURES = ("llada-moe-tiny", "llada2-tiny", "sdar-moe-tiny")
+
+
+@pytest.mark.parametrize("shape", [*OTHER_BODIES, *MIXTURES])
 def test_other_bodies_are_about_as_unsure(shape: str) -> None:
     model = load_model(f"random:{shape}")
     canvas = torch.randint(0, model.spec.vocab_size, (4, 64))
@@ -71,6 +81,30 @@ def test_random_weights_are_the_same_in_every_type_up_to_rounding() -> None:
     wide = load_model("random:llada-tiny").module.state_dict()
     half = load_model("random:llada-tiny", dtype=torch.bfloat16).module.state_dict()
     assert all(torch.equal(wide[name].bfloat16(), tensor) for name, tensor in half.items())
+
+
+@pytest.mark.parametrize("shape", MIXTURES)
+def test_random_routers_use_all_experts_and_prefer_few(shape: str) -> None:
+    model = load_model(f"random:{shape}")
+    loads: list[torch.Tensor] = []
+    for module in model.module.modules():
+        if isinstance(module, Experts):
+            module.register_forward_pre_hook(
+                lambda _, given: loads.append(given[1].flatten().bincount(minlength=8))
+            )
+    model.module(torch.randint(0, model.spec.vocab_size, (4, 64)))
+    assert loads
+    for load in loads:
+        assert (load > 0).all()
+        assert load.max() > 2 * load.min()
+
+
+def test_a_buffer_is_random_too_and_keeps_its_type() -> None:
+    name = "model.layers.1.mlp.gate.expert_bias"
+    wide = load_model("random:llada2-tiny").module.state_dict()[name]
+    half = load_model("random:llada2-tiny", dtype=torch.bfloat16).module.state_dict()[name]
+    assert torch.equal(wide, half)
+    assert 0.02 < wide.std() < 0.5
 
 
 def test_random_models_say_what_they_are() -> None:
