@@ -114,7 +114,7 @@ def describe(config: DecodingConfig) -> str:
     values = " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in commit.values())
     if config.commit.kind == "quota" and commit["steps"] is None:
         values = "1 per step"
-    refresh = config.cache.refresh_every
+    refresh = getattr(config.cache, "refresh_every", None)
     cache = config.cache.kind + (f" refresh {refresh}" if refresh is not None else "")
     schedule = config.schedule.model_dump(exclude={"kind"})
     blocks = " ".join(str(value) for value in schedule.values())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from dllmc.policies._registry import kinds as kinds_of
-from dllmc.policies.axes import BlockProgress, Cache, Commit, Schedule
+from dllmc.policies.axes import BlockProgress, Commit, Refreshing, Schedule
 from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE, DecodingConfig
 from dllmc.spec import ConfigError, TuningError, nearest
 
@@ -141,12 +141,11 @@ class SearchSpace:
                 if _commits_alike(commit, {**commit, name: None}, blocks):
                     commit[name] = None
         cache = _build("cache", chosen["cache"])
-        assert isinstance(cache, Cache)
         longest = max(end - start for start, end in blocks)
-        if cache.refresh_every is not None and not any(
+        if isinstance(cache, Refreshing) and not any(
             cache.refreshes(1, committed) for committed in range(1, longest)
         ):
-            chosen["cache"]["refresh_every"] = None
+            chosen["cache"].pop("refresh_every", None)
         config = DecodingConfig(**chosen)
         config.check(self.length)
         return config
@@ -189,7 +188,7 @@ def search_space(
         members = {
             kind: policy
             for kind, policy in kinds_of(axis).items()
-            if _usable(axis, kind, spec, length)
+            if policy.suits(spec) and _usable(axis, kind, spec, length)
         }
         kinds[axis] = _narrow_kinds(axis, sorted(members), left.pop(axis, None))
         for kind in kinds[axis]:

@@ -9,7 +9,7 @@ cache only few rows are evaluated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,11 +29,15 @@ _BATCH, _LENGTH, _ROWS, _SCRATCH = 3, 11, 5, 1
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Outputs of one evaluation: logits of all positions, of the head rows, or statistics."""
+    """Outputs of one evaluation: logits of all positions, of the head rows, or statistics.
+
+    Of a graph with caches, also what it wrote into them.
+    """
 
     logits: Tensor | None
     row_logits: Tensor | None
     statistics: tuple[Tensor, ...] | None
+    caches: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Probe:
@@ -49,7 +53,8 @@ class Probe:
         self, spec: DenoiserSpec, device: torch.device | str = "cpu", seed: int = 0
     ) -> None:
         random = torch.Generator().manual_seed(seed)
-        length = min(_LENGTH, spec.max_length)
+        # Rows of more than one block, where there are blocks.
+        length = min(max(_LENGTH, (spec.block_length or 0) + 5), spec.max_length)
 
         def orders() -> Tensor:
             each = [torch.randperm(length, generator=random) for _ in range(_BATCH)]
@@ -72,7 +77,7 @@ class Probe:
         if caches:
             result = self._evaluate(module, self._head_positions, caches)
         if isinstance(result, tuple):
-            return Observation(None, None, result)
+            return Observation(None, None, result or None, caches)
         if "head_rows" in names:
             return Observation(None, result, None)
         back = self._order.argsort(dim=-1)[..., None].expand_as(result)
@@ -101,7 +106,8 @@ class Probe:
             "positions": rows,
             "slots": self._slots.gather(1, rows),
             "head_rows": matches.int().argmax(dim=-1),
-            "key_limit": zeros + length,
+            "key_limit": self._limits(rows),
+            "key_positions": self._held(),
             "temperature": zeros.to(torch.float32),
             "seed": zeros,
             "stream": zeros,
@@ -109,6 +115,21 @@ class Probe:
         } | caches
         inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
         return _run(module, [known[str(node.target)] for node in inputs])
+
+    def _limits(self, rows: Tensor) -> Tensor:
+        """What each sequence, or each row of block-causal attention, sees."""
+        batch, length = self._tokens.shape
+        if self._spec.attention != "block_causal":
+            return torch.full((batch,), length, device=rows.device)
+        if self._spec.blocks_from == "response":
+            return torch.full_like(rows, length)
+        block = self._spec.block_length or length
+        return (rows // block + 1) * block
+
+    def _held(self) -> Tensor:
+        """The position in each slot; scratch slots come after every limit."""
+        scratch = torch.full_like(self._slots[:, :_SCRATCH], torch.iinfo(torch.int64).max)
+        return torch.cat((self._slots.argsort(dim=-1), scratch), dim=-1)
 
     def compare(self, name: str, before: Observation, after: Observation) -> None:
         """Raise `VerificationError` if pass `name` changed what was observed."""
@@ -121,6 +142,9 @@ class Probe:
                 _close(name, what, old, new)
         elif after.row_logits is not None:
             _close(name, "logits", self._rows(before), after.row_logits)
+        elif after.caches:
+            for cache, written in after.caches.items():
+                _close(name, cache, before.caches[cache], written)
         else:
             assert before.logits is not None
             assert after.logits is not None

@@ -13,23 +13,56 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@define("attention(Tensor q, Tensor k, Tensor v, float scale) -> Tensor")
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Every query sees every key.
+@define("row_positions(Tensor tokens) -> Tensor")
+def row_positions(tokens: Tensor) -> Tensor:
+    """Canvas position of each row of `tokens` `[B, T]`, where every row is evaluated: `[B, T]`."""
+    return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+
+
+@define(
+    "attention(Tensor q, Tensor k, Tensor v, float scale, Tensor? key_limit=None, "
+    "Tensor? query_positions=None, Tensor? key_positions=None, Tensor? bias=None) -> Tensor"
+)
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    key_limit: Tensor | None = None,
+    query_positions: Tensor | None = None,
+    key_positions: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Every query sees every key, up to its own limit if there are any.
 
     Args:
         q: `[B, H, W, D]`.
-        k: `[B, G, W, D]`, G dividing H.
-        v: `[B, G, W, E]`.
+        k: `[B, G, K, D]`, G dividing H.
+        v: `[B, G, K, E]`.
         scale: Of the scores, usually 1 / sqrt(D).
+        key_limit: `[B, W]` int64: a query sees the keys at positions before its limit, at least
+            one; None is all. Block-causal attention is such a limit, the end of a row's block.
+        query_positions: `[B, W]` int64, canvas positions of the queries; needed for `bias`.
+        key_positions: `[B, K]` int64, of the keys; needed for `key_limit` and `bias`.
+        bias: Added to the scores: `[H or 1, T, T]` by query and key position, or
+            `[H or 1, 2T - 1]` by query position minus key position plus T - 1.
     """
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
+    mask = None
+    if bias is not None:
+        assert query_positions is not None
+        assert key_positions is not None
+        mask = bias_at(bias, query_positions, key_positions).to(q.dtype)
+    if key_limit is not None:
+        assert key_positions is not None
+        visible = (key_positions[:, None] < key_limit[..., None])[:, None]
+        mask = visible if mask is None else torch.where(visible, mask, -torch.inf)
+    return _attend(q, k, v, mask, scale)
 
 
 @define(
     "cached_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, "
-    "Tensor slots, Tensor key_limit, float scale) -> Tensor"
+    "Tensor slots, Tensor key_limit, float scale, Tensor? query_positions=None, "
+    "Tensor? key_positions=None, Tensor? bias=None) -> Tensor"
 )
 def cached_attention(
     q: Tensor,
@@ -40,28 +73,74 @@ def cached_attention(
     slots: Tensor,
     key_limit: Tensor,
     scale: float,
+    query_positions: Tensor | None = None,
+    key_positions: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Write K and V of the evaluated rows at their slots, then attend over the cache.
 
-    Never causal. Slots from `key_limit` on are not read, so padded rows may write there.
+    Never causal. What lies beyond the limit is not read, so padded rows may write there.
 
     Args:
         q: `[B, H, W, D]`.
-        k: `[B, G, W, D]`, G dividing H.
-        v: `[B, G, W, E]`.
+        k: `[B, G, W', D]`, G dividing H; the queries may be fewer than the rows written.
+        v: `[B, G, W', E]`.
         keys: `[B, G, S, D]`, changed in place; finite everywhere, since NaN would leak through
             masked slots.
         values: `[B, G, S, E]`, changed in place.
-        slots: `[B, W]` int64, where each row is written.
-        key_limit: `[B]` int64, slots that each sequence reads, at least 1.
+        slots: `[B, W']` int64, where each row is written.
+        key_limit: `[B]` int64, slots that each sequence reads, at least 1; or `[B, W]` int64, the
+            position before which each query reads, which needs `key_positions`.
         scale: Of the scores.
+        query_positions: `[B, W]` int64, canvas positions of the queries; needed for `bias`.
+        key_positions: `[B, S]` int64, canvas position of what each slot holds.
+        bias: As for `attention`.
+    """
+    write_cache(k, v, keys, values, slots)
+    if key_limit.dim() == 1:
+        visible = (torch.arange(keys.shape[2], device=k.device) < key_limit[:, None])[:, None]
+    else:
+        assert key_positions is not None
+        visible = key_positions[:, None] < key_limit[..., None]
+    mask = visible[:, None]
+    if bias is not None:
+        assert query_positions is not None
+        assert key_positions is not None
+        added = bias_at(bias, query_positions, key_positions).to(q.dtype)
+        mask = torch.where(mask, added, -torch.inf)
+    return _attend(q, keys, values, mask, scale)
+
+
+@define("write_cache(Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor slots) -> ()")
+def write_cache(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+    """Write K and V of the evaluated rows at their slots, and read nothing.
+
+    Args:
+        k: `[B, G, W, D]`.
+        v: `[B, G, W, E]`.
+        keys: `[B, G, S, D]`, changed in place.
+        values: `[B, G, S, E]`, changed in place.
+        slots: `[B, W]` int64, where each row is written.
     """
     batch = torch.arange(k.shape[0], device=k.device)[:, None, None]
     heads = torch.arange(k.shape[1], device=k.device)[None, :, None]
     keys.index_put_((batch, heads, slots[:, None]), k)
     values.index_put_((batch, heads, slots[:, None]), v)
-    readable = torch.arange(keys.shape[2], device=k.device) < key_limit[:, None]
+
+
+def bias_at(bias: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+    """A table of `attention` at positions `[B, W]` and `[B, K]`: `[B, H or 1, W, K]`.
+
+    Positions beyond the table, which scratch slots have, read its last entry.
+    """
+    last = bias.shape[-1] - 1
+    if bias.dim() == 2:
+        apart = query_positions[..., None] - key_positions[:, None] + last // 2
+        return bias[:, apart.clamp(0, last)].transpose(0, 1)
+    rows = query_positions.clamp(max=last)[..., None]
+    return bias[:, rows, key_positions.clamp(max=last)[:, None]].transpose(0, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(
-        q, keys, values, attn_mask=readable[:, None, None], scale=scale, enable_gqa=grouped
-    )
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)

@@ -197,6 +197,23 @@ def _pad(node: Node, found: SequenceAxes) -> int | None:
     return found.axis[data] if not {found.axis[data], found.batch_axis[data]} & set(ends) else None
 
 
+def _moved(node: Node, found: SequenceAxes) -> int | None:
+    """Rolls and flips of other axes."""
+    data, dims = _first(node), argument(node, "dims")
+    moved = {_dim(dim, _rank(data)) for dim in dims}
+    free = moved and not {found.axis[data], found.batch_axis[data]} & moved
+    return found.axis[data] if free else None
+
+
+def _batch_norm(node: Node, found: SequenceAxes) -> int | None:
+    """With statistics that were kept, each feature is scaled and moved by constants."""
+    if argument(node, "training") or argument(node, "running_mean") is None:
+        return None
+    data = _first(node)
+    free = _only_data_is_dependent(node, found) and found.axis[data] != 1
+    return found.axis[data] if free and found.batch_axis[data] != 1 else None
+
+
 def _expand(node: Node, found: SequenceAxes) -> int | None:
     return found.axis[_first(node)] + _rank(node) - _rank(_first(node))
 
@@ -217,7 +234,18 @@ def _join(node: Node, found: SequenceAxes) -> int | None:
 def _attention(node: Node, found: SequenceAxes) -> int | None:
     sources: Any = node.args[:3]
     placed = {(found.batch_axis.get(s, -1), found.axis.get(s, -1)) for s in sources}
-    return 2 if placed == {(0, 2)} else None
+    rows = {(found.batch_axis.get(s, -1), found.axis.get(s, -1)) for s in _row_arguments(node)}
+    return 2 if placed == {(0, 2)} and rows <= {(0, 1)} else None
+
+
+def _row_arguments(attention: Node) -> list[Node]:
+    """Limits and positions, `[B, W]`."""
+    names = ("key_limit", "query_positions", "key_positions")
+    return [a for a in (argument(attention, name) for name in names) if a is not None]
+
+
+def _row_positions(node: Node, found: SequenceAxes) -> int | None:
+    return 1 if found.axis.get(_first(node)) == 1 else None
 
 
 def _experts(node: Node, found: SequenceAxes) -> int | None:
@@ -254,6 +282,9 @@ _RULES: dict[Any, Rule] = {
     canonical("swiglu"): _pointwise,
     canonical("attention"): _attention,
     canonical("experts"): _experts,
+    canonical("row_positions"): _row_positions,
+    # Elementwise, though torch does not mark it so.
+    aten.floor_divide.default: _pointwise,
     aten.layer_norm.default: _normalised,
     aten.rms_norm.default: _normalised,
     aten.matmul.default: _matmul,
@@ -269,6 +300,9 @@ _RULES: dict[Any, Rule] = {
     aten.view_as_complex.default: _complex_of_pairs,
     aten.index.Tensor: _lookup,
     aten.pad.default: _pad,
+    aten.roll.default: _moved,
+    aten.flip.default: _moved,
+    aten.batch_norm.default: _batch_norm,
     aten.constant_pad_nd.default: _pad,
 }
 _RULES |= dict.fromkeys(
@@ -290,7 +324,8 @@ _RULES |= dict.fromkeys(
     (
         aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.slice.Tensor,
         aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default,
-        aten.cumsum.default, aten.topk.default,
+        aten.cumsum.default, aten.cumprod.default, aten.topk.default, aten.sort.default,
+        aten.argsort.default, aten.fft_fft.default,
         aten.repeat_interleave.self_int, aten.narrow.default, aten.glu.default,
     ),
     _along,

@@ -32,14 +32,14 @@ def table_values(module: GraphModule, table: Node, axis: int, max_length: int) -
         NotPositionWiseError: What it holds for a position depends on the length, or on where a
             sequence stands in its batch, or it does not reach so far.
     """
-    values = _evaluate(module, table, 1, max_length)
+    values = evaluate(module, table, 1, max_length)
     if values.shape[axis] != max_length:
         raise NotPositionWiseError(
             f"the table {where(table)} ends after {values.shape[axis]} of {max_length} "
             "positions; set the spec's `max_length` to what the model can do"
         )
     for length in _shorter(max_length):
-        if not torch.equal(_evaluate(module, table, 1, length), values.narrow(axis, 0, length)):
+        if not torch.equal(evaluate(module, table, 1, length), values.narrow(axis, 0, length)):
             raise NotPositionWiseError(
                 f"the table {where(table)} changes with the canvas length; a partial evaluation "
                 "has no single length"
@@ -57,9 +57,9 @@ def constant_value(module: GraphModule, node: Node, max_length: int) -> Tensor |
     Raises:
         NotPositionWiseError: It depends on the length, or differs within the batch.
     """
-    value = _evaluate(module, node, 1, max_length)
+    value = evaluate(module, node, 1, max_length)
     for length in _shorter(max_length):
-        if not torch.equal(_evaluate(module, node, 1, length), value):
+        if not torch.equal(evaluate(module, node, 1, length), value):
             raise NotPositionWiseError(
                 f"{where(node)} changes with the canvas length; a partial evaluation has no "
                 "single length"
@@ -74,7 +74,7 @@ def _shorter(max_length: int) -> set[int]:
 
 
 def _check_batch(module: GraphModule, node: Node, alone: Tensor, max_length: int) -> None:
-    together = _evaluate(module, node, 3, max_length)
+    together = evaluate(module, node, 3, max_length)
     if not torch.equal(together, alone.expand_as(together)):
         raise NotPositionWiseError(
             f"{where(node)} depends on the batch, or differs between its sequences; a sequence "
@@ -82,7 +82,8 @@ def _check_batch(module: GraphModule, node: Node, alone: Tensor, max_length: int
         )
 
 
-def _evaluate(module: GraphModule, node: Node, batch: int, length: int) -> Tensor:
+def evaluate(module: GraphModule, node: Node, batch: int, length: int) -> Tensor:
+    """What `node`, which follows from the sizes alone, is for such a canvas."""
     known: dict[Node, Any] = {}
     device = device_of(module)
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 
+# Arguments of `dllmc.attention` with a row per query: q, key_limit, query_positions; and with a row
+# per key: k, v, key_positions.
+_QUERY_SIDE, _KEY_SIDE = (0, 4, 5), (1, 2, 6)
+
+
 class NarrowHeadRows(GraphPass):
     """Everything between the last K/V and the logits works on `head_rows` only.
 
@@ -32,7 +37,7 @@ class NarrowHeadRows(GraphPass):
         logits[B, R, V] = head(mlp(attention(q(x_r), k(x), v(x)) + x_r))
 
     A node is narrow if all its users are, except that K and V of attention are needed for every
-    row; so the last layer's query side, output projection and feed-forward are narrow too.
+    row, and that limits and positions, which are inputs, are gathered where attention reads them; so the last layer's query side, output projection and feed-forward are narrow too.
     """
 
     name = "narrow_head_rows"
@@ -87,14 +92,20 @@ def _is_narrow_use(node: Node, user: Node, narrow: set[Node]) -> bool:
         return True
     if user not in narrow:
         return False
-    return not (is_call(user, canonical("attention")) and node in user.args[1:3])
+    if is_call(user, canonical("attention")):
+        return node is user.args[0] and node not in _arguments(user, _KEY_SIDE)
+    return True
 
 
 def _crosses(node: Node, source: Node, narrow: set[Node]) -> bool:
     """Whether narrow `node` reads all rows of `source` and must read few."""
     if source in narrow or "sequence_axis" not in source.meta:
         return False
-    return not is_call(node, canonical("attention")) or source is node.args[0]
+    return not is_call(node, canonical("attention")) or source in _arguments(node, _QUERY_SIDE)
+
+
+def _arguments(attention: Node, indices: tuple[int, ...]) -> list[object]:
+    return [attention.args[index] for index in indices if index < len(attention.args)]
 
 
 def _is_size(source: Node) -> bool:
@@ -109,7 +120,9 @@ def _can_be_gathered(source: Node) -> bool:
 
 def _replace_narrow_input(node: Node, source: Node, gathered: Node) -> None:
     if is_call(node, canonical("attention")):
-        node.update_arg(0, gathered)
+        for index in _QUERY_SIDE:
+            if index < len(node.args) and node.args[index] is source:
+                node.update_arg(index, gathered)
     else:
         node.replace_input_with(source, gathered)
 

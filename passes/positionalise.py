@@ -13,6 +13,7 @@ from dllmc.passes._graph import (
     add_buffer,
     add_placeholder,
     aten,
+    calls,
     device_of,
     first_after_placeholders,
     replace,
@@ -37,6 +38,8 @@ class Positionalise(GraphPass):
         f(tokens[B, T]); cos, sin = table(arange(T)); y = rotary(q, cos, sin)
     After:
         f(tokens[B, W], positions[B, W]); y = rotary(q, cos_table[positions], ...)
+
+    What attention is told of its rows, `row_positions(tokens)`, becomes `positions` too.
 
     Two proofs: the sequence-axis analysis of `_sequence.py`, and an execution in which, with
     the outputs of attention held fixed, changing one token changes no other row, and a sequence
@@ -65,13 +68,16 @@ class Positionalise(GraphPass):
                 gathered[table, *place] = _gather(module, table, values, *place, positions)
             consumer.replace_input_with(table, gathered[table, *place])
             tables.add(table)
+        for node in calls(module, canonical("row_positions")):
+            node.replace_all_uses_with(positions)
         for node in axes.axis:
             node.meta["sequence_axis"] = axes.axis[node]
             node.meta["batch_axis"] = axes.batch_axis[node]
+        positions.meta["sequence_axis"], positions.meta["batch_axis"] = 1, 0
         for (_, _, batch_axis, axis), node in gathered.items():
             node.meta["sequence_axis"], node.meta["batch_axis"] = axis, batch_axis
-            for source in (node.all_input_nodes[0], positions):
-                source.meta["sequence_axis"], source.meta["batch_axis"] = 1, 0
+            picked = node.all_input_nodes[0]
+            picked.meta["sequence_axis"], picked.meta["batch_axis"] = 1, 0
         module.graph.eliminate_dead_code()
         module.recompile()
         prove_rows_independent(module, min(_PROOF_LENGTH, longest))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dllmc.spec import ConfigError
+
+if TYPE_CHECKING:
+    from dllmc.spec import DenoiserSpec
 
 Scale = Literal["linear", "log", "choice"]
 
@@ -67,6 +70,12 @@ class Policy(Checked):
 
     axis: ClassVar[str]
     kind: str
+
+    @classmethod
+    def suits(cls, spec: DenoiserSpec) -> bool:
+        """Whether the tuner should try this on the denoiser that `spec` describes."""
+        del spec
+        return True
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

@@ -103,15 +103,6 @@ class DecodingConfig(Checked):
 
     def check_model(self, spec: DenoiserSpec) -> None:
         """Raise `ConfigError` if the denoiser of this `spec` cannot be decoded like this."""
-        if spec.logit_shift:
-            raise ConfigError(
-                f"`logit_shift`={spec.logit_shift}: models whose logits predict the next position "
-                "are not supported so far"
-            )
-        if spec.attention != "full":
-            raise ConfigError(
-                f"`attention`={spec.attention!r}: so far only full attention is supported"
-            )
         self.cache.check(spec)
 
     @property

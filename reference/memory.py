@@ -30,18 +30,34 @@ class AttentionMemory(TorchFunctionMode):
         super().__init__()
         self.remembered: list[tuple[Tensor, Tensor]] = []
         self._evaluated = torch.tensor(())
+        self._limits: Tensor | None = None
         self._calls = 0
 
-    def forward(self, module: nn.Module, tokens: Tensor, evaluated: Sequence[int]) -> Tensor:
+    def forward(
+        self,
+        module: nn.Module,
+        tokens: Tensor,
+        evaluated: Sequence[int],
+        limits: Tensor | None = None,
+    ) -> Tensor:
         """What `module` returns for `tokens` `[B, T]` if it is run at `evaluated` only.
 
-        The first time, and whenever nothing is to be remembered, `evaluated` is every position.
+        The first time, and whenever nothing is to be remembered, `evaluated` is every position
+        that any of them sees.
+
+        Args:
+            module: Whose attention is followed.
+            tokens: The canvas.
+            evaluated: Positions.
+            limits: `[T]`, the first position that each row does not see, where the module itself
+                attends to everything; None leaves its attention as it is.
 
         Raises:
             ConfigError: The module's attention cannot be followed.
         """
         self._evaluated = torch.zeros(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         self._evaluated[list(evaluated)] = True
+        self._limits = limits
         self._calls = 0
         with self:
             output: Tensor = module(tokens)
@@ -64,6 +80,9 @@ class AttentionMemory(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         named = dict(zip(ATTENTION_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
         named["key"], named["value"] = self._recall(named["key"], named["value"])
+        if self._limits is not None:
+            order = torch.arange(named["key"].shape[-2], device=self._limits.device)
+            named["attn_mask"] = order < self._limits[:, None]
         return func(**named)
 
     def _recall(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,5 +42,5 @@ def next_group(states: Sequence[DecodeState]) -> list[DecodeState]:
 
 
 def _width(state: DecodeState) -> int:
-    start, end = state.rows()
+    start, end = state.evaluation().rows
     return end - start

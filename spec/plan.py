@@ -19,7 +19,8 @@ class StepPlan(BaseModel):
         slots: Cache slots per sequence that attention reads, S; scratch slots excluded.
         scratch: Slots after the S that padded rows write to and nothing reads.
         statistics: `greedy` (arg-max and tail mass), `sampled` (of noised logits) or `none`.
-        mask: `limit` (keys before `key_limit[B]`); masks of other forms come with the policies
+        mask: `limit` (keys before `key_limit[B]`), or `row_limit` (before `key_limit[B, W]`, of
+            models whose attention is block-causal); masks of other forms come with the policies
             that need them.
         inputs: `tokens`; mixtures come with the policies that need them.
         dtype: Of weights and activations, as torch spells it.
@@ -33,7 +34,7 @@ class StepPlan(BaseModel):
     slots: int = Field(gt=0)
     scratch: int = Field(default=1, ge=1)
     statistics: Statistics = "greedy"
-    mask: Literal["limit"] = "limit"
+    mask: Literal["limit", "row_limit"] = "limit"
     inputs: Literal["tokens"] = "tokens"
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
 

@@ -5,38 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from dllmc.policies._base import knob
-from dllmc.policies.axes import Cache
-from dllmc.policies.cache.prefix import RefreshCommits, refuse_first
+from dllmc.policies.axes import Refreshing
 
 if TYPE_CHECKING:
+    from dllmc.policies.axes import Standing
     from dllmc.spec import DenoiserSpec
 
 
-class DualCache(Cache):
+class DualCache(Refreshing):
     """Full evaluation at a block's start; then the block alone.
 
     Keys after the block stay those of the last refresh.
-
-    Attributes:
-        refresh_every: Refresh also when so many tokens were committed since the last refresh.
-        refresh_commits: What a refresh at a block's start commits: by the `policy`, or the
-            block's `first` token only; `auto` takes `first` where logits are shifted.
-        window_first: With shifted logits, a window's first row predicts itself (`self`, as
-            published) or gets the logit of the row before (`carried`).
     """
 
     kind: Literal["dual"] = "dual"
     refresh_every: int | None = knob(None, gt=0, choices=(None, 2, 4, 8, 16), lossy=True)
-    refresh_commits: RefreshCommits = "auto"
-    window_first: Literal["self", "carried"] = "self"
 
-    def window(self, block: tuple[int, int], length: int) -> tuple[int, int]:
-        del length
+    def window(self, block: tuple[int, int], reach: int) -> tuple[int, int]:
+        del reach
         return block
 
-    def oracle(self, position: int, block: tuple[int, int], length: int) -> bool:
-        del length
-        return block[0] <= position < block[1]
-
-    def check(self, spec: DenoiserSpec) -> None:
-        refuse_first(self.refresh_commits, spec)
+    def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
+        start, end = standing.block
+        if not self.refreshes(standing.step, standing.committed):
+            return set(range(start, end)), set(range(start, end)), False
+        offered = {start} if self.commits_first(standing, spec) else set(range(start, end))
+        return set(range(standing.reach)), offered, True

@@ -1,10 +1,14 @@
-"""No cache: every evaluation covers the whole canvas."""
+"""No cache: every evaluation covers all that a row can see."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dllmc.policies.axes import Cache
+from dllmc.policies.axes import Cache, Evaluation
+
+if TYPE_CHECKING:
+    from dllmc.policies.axes import Standing
+    from dllmc.spec import DenoiserSpec
 
 
 class NoCache(Cache):
@@ -13,10 +17,10 @@ class NoCache(Cache):
     kind: Literal["none"] = "none"
     refresh_every: None = None
 
-    def window(self, block: tuple[int, int], length: int) -> tuple[int, int]:
-        del block
-        return 0, length
+    def evaluate(self, standing: Standing, spec: DenoiserSpec) -> Evaluation:
+        del spec
+        return Evaluation((0, standing.reach), standing.block, refresh=True)
 
-    def oracle(self, position: int, block: tuple[int, int], length: int) -> bool:
-        del position, block, length
-        return True
+    def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
+        del spec
+        return set(range(standing.reach)), set(range(*standing.block)), True

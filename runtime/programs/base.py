@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dllmc.artifact import Package
 
-Statistics = tuple["Tensor", "Tensor", "Tensor"]
+Statistics = tuple["Tensor", ...]
 
 
 class Programs(ABC):
@@ -40,6 +40,9 @@ class Programs(ABC):
     @abstractmethod
     def run(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> Statistics:
         """Evaluate one step; caches among `inputs` are changed in place.
+
+        Returns candidate ids, logits and tail masses `[B, R]`, or nothing where the plan asks
+        for no statistics.
 
         Args:
             plan: As `fit` returned it.
@@ -91,6 +94,10 @@ def example_inputs(graph: GraphModule, plan: StepPlan, device: torch.device) -> 
         "nfe": count.clone(),
     }
     dtype = getattr(torch, plan.dtype)
+    if plan.mask == "row_limit":
+        inputs["key_limit"] = inputs["key_limit"][:, None].expand(batch, rows).clone()
+    held = torch.arange(plan.slots + plan.scratch, device=device)
+    inputs["key_positions"] = held.expand(batch, len(held)).clone()
     for name, (groups, width) in cache_shapes(graph).items():
         shape = (batch, groups, plan.slots + plan.scratch, width)
         inputs[name] = torch.zeros(shape, dtype=dtype, device=device)

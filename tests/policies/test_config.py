@@ -102,9 +102,12 @@ def test_statistics_follow_the_temperature() -> None:
         (
             {"commit": {"kind": "treshold"}},
             "`commit.kind`='treshold' is unknown; did you mean `threshold`? "
-            "Known: factor, quota, threshold",
+            "Known: dynamic, factor, quota, threshold, timesteps",
         ),
-        ({"commit": {}}, "`commit.kind`=None is unknown; known: factor, quota, threshold"),
+        (
+            {"commit": {}},
+            "`commit.kind`=None is unknown; known: dynamic, factor, quota, threshold, timesteps",
+        ),
         ({"commit": "quota"}, "`commit`='quota': must be a policy or a mapping with a `kind`"),
         ({"cache": {"kind": "none", "refresh": 3}}, "`cache.refresh` is not a known field"),
         ({"comit": {"kind": "quota"}}, "`comit` is not a known field"),
@@ -149,10 +152,12 @@ def test_quota_must_divide_over_the_blocks_of_the_response() -> None:
     )
 
 
-def test_model_that_is_not_supported_is_refused() -> None:
+def test_a_policy_that_does_not_suit_the_model_is_refused() -> None:
     spec = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
     SPEED_BASELINE.check_model(spec)
-    with pytest.raises(ConfigError, match=r"`logit_shift`=1: .* not supported so far"):
-        SPEED_BASELINE.check_model(spec.model_copy(update={"logit_shift": 1}))
-    with pytest.raises(ConfigError, match=r"`attention`='block_causal': .* full attention"):
-        SPEED_BASELINE.check_model(spec.model_copy(update={"attention": "block_causal"}))
+    SPEED_BASELINE.check_model(spec.model_copy(update={"logit_shift": 1}))
+    blocks = {"attention": "block_causal", "block_length": 8}
+    appended = SPEED_BASELINE.replace(cache={"kind": "block_causal"})
+    appended.check_model(spec.model_copy(update=blocks))
+    with pytest.raises(ConfigError, match=r"`cache\.kind`='block_causal' needs block-causal"):
+        appended.check_model(spec)

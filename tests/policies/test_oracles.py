@@ -15,12 +15,14 @@ from dllmc.policies.axes import (
     BlockProgress,
     Cache,
     Commit,
+    Revise,
     Score,
+    Standing,
     Stop,
     commit_oracle,
     commit_rows,
 )
-from dllmc.spec import ConfigError
+from dllmc.spec import ConfigError, DenoiserSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +45,12 @@ def of(knob: Knob) -> st.SearchStrategy[Any]:
 
 
 def drawn(data: st.DataObject, kind: type[Policy]) -> Policy:
-    return kind(**{name: data.draw(of(knob), label=name) for name, knob in kind.knobs().items()})
+    values = {}
+    for name, knob in kind.knobs().items():
+        values[name] = data.draw(of(knob), label=name)
+        if values[name] is None and not knob.choices:
+            values[name] = kind.model_fields[name].default
+    return kind(**values)
 
 
 def nudged(policy: Commit, factor: float) -> Commit:
@@ -56,10 +63,15 @@ def nudged(policy: Commit, factor: float) -> Commit:
 
 
 def by_oracle(
-    policy: Commit, doubt: Sequence[float], eligible: Sequence[bool], progress: BlockProgress
+    policy: Commit,
+    doubt: Sequence[float],
+    eligible: Sequence[bool],
+    progress: BlockProgress,
+    single: bool,
 ) -> list[bool]:
     places = [index for index, value in enumerate(eligible) if value]
-    chosen = commit_oracle(policy, [doubt[index] for index in places], progress)
+    doubts = [doubt[index] for index in places]
+    chosen = commit_oracle(policy, doubts, progress, single=single)
     return [index in {places[i] for i in chosen} for index in range(len(doubt))]
 
 
@@ -72,6 +84,7 @@ def test_commit(kind: str, data: st.DataObject) -> None:
     shape = {"min_size": batch, "max_size": batch}
     doubt = torch.tensor(data.draw(st.lists(st.lists(DOUBTS, **of_rows), **shape)), dtype=dtype)
     eligible = data.draw(st.lists(st.lists(st.booleans(), **of_rows), **shape))
+    single = data.draw(st.lists(st.booleans(), **shape))
     policies, progresses = [], []
     for _ in range(batch):
         policy = drawn(data, kinds("commit")[kind])
@@ -80,6 +93,8 @@ def test_commit(kind: str, data: st.DataObject) -> None:
             step=data.draw(st.integers(0, 40)),
             masks=data.draw(st.integers(1, 40)),
             blocks=data.draw(st.integers(1, 4)),
+            remaining=data.draw(st.integers(1, 40)),
+            length=data.draw(st.integers(1, 40)),
         )
         try:
             policy.check(40, progress.blocks)
@@ -94,15 +109,37 @@ def test_commit(kind: str, data: st.DataObject) -> None:
     stacked = {
         name: torch.tensor([value[name] for value in values], dtype=dtype) for name in values[0]
     }
-    selected = commit_rows(type(policies[0]), doubt, torch.tensor(eligible), stacked)
+    selected = commit_rows(
+        type(policies[0]), doubt, torch.tensor(eligible), stacked, torch.tensor(single)
+    )
     for row in range(batch):
-        given_row = doubt[row].tolist(), eligible[row], progresses[row]
+        given_row = doubt[row].tolist(), eligible[row], progresses[row], single[row]
         expected = by_oracle(policies[row], *given_row)
         # On a knife's edge rounding decides; ties between doubts are no such edge.
         for factor in (1 - 1e-5, 1 + 1e-5):
             assume(by_oracle(nudged(policies[row], factor), *given_row) == expected)
         assert selected[row].tolist() == expected
-        assert any(expected) == any(eligible[row])
+        if not policies[row].may_wait or single[row]:
+            assert any(expected) == any(eligible[row])
+
+
+@pytest.mark.parametrize("kind", sorted(kinds("revise")))
+@given(data=st.data())
+def test_revise(kind: str, data: st.DataObject) -> None:
+    policy = drawn(data, kinds("revise")[kind])
+    assert isinstance(policy, Revise)
+    rows = data.draw(st.integers(1, 9))
+    doubt = data.draw(st.lists(DOUBTS, min_size=rows, max_size=rows))
+    changed = data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows))
+    values = {n: torch.tensor([v], dtype=torch.float64) for n, v in policy.values().items()}
+    selected = policy.select(
+        torch.tensor([doubt], dtype=torch.float64), torch.tensor([changed]), values
+    )
+    places = [index for index, value in enumerate(changed) if value]
+    chosen = {places[i] for i in policy.oracle([doubt[index] for index in places])}
+    for limit in values.values():
+        assume(all(not math.isclose(d, limit.item(), rel_tol=1e-9) for d in doubt))
+    assert selected[0].tolist() == [index in chosen for index in range(rows)]
 
 
 @pytest.mark.parametrize("kind", sorted(kinds("score")))
@@ -120,13 +157,35 @@ def test_score(kind: str, data: st.DataObject) -> None:
 def test_cache(kind: str, data: st.DataObject) -> None:
     policy = drawn(data, kinds("cache")[kind])
     assert isinstance(policy, Cache)
-    length = data.draw(st.integers(1, 40))
-    start = data.draw(st.integers(0, length - 1))
-    block = (start, data.draw(st.integers(start + 1, length)))
-    window = policy.window(block, length)
-    evaluated = [p for p in range(length) if policy.oracle(p, block, length)]
-    assert evaluated == list(range(*window))
-    assert set(range(*block)) <= set(evaluated)
+    spec = DenoiserSpec(
+        mask_id=0,
+        vocab_size=2,
+        max_length=64,
+        attention="block_causal",
+        block_length=8,
+        logit_shift=data.draw(st.sampled_from([0, 1])),
+    )
+    outer_start = 8 * data.draw(st.integers(0, 4))
+    start = data.draw(st.integers(max(outer_start, 1), outer_start + 7))
+    end = data.draw(st.integers(start + 1, outer_start + 8))
+    standing = Standing(
+        block=(start, end),
+        outer=(outer_start, outer_start + 8),
+        reach=outer_start + 8,
+        step=data.draw(st.integers(0, 3)),
+        outer_steps=data.draw(st.integers(0, 3)),
+        committed=data.draw(st.integers(0, 20)),
+        first_masked=data.draw(st.booleans()),
+        exact=8 * data.draw(st.integers(0, outer_start // 8)),
+    )
+    found = policy.evaluate(standing, spec)
+    rows, offered, refresh = policy.oracle(standing, spec)
+    assert set(range(*found.rows)) == rows
+    assert set(range(*found.head)) == offered
+    assert found.refresh == refresh
+    assert offered <= set(range(start, end))
+    # Every row that commits is evaluated, or predicted by one that is.
+    assert offered <= rows | {position + spec.logit_shift for position in rows}
 
 
 @pytest.mark.parametrize("kind", sorted(kinds("stop")))

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import pytest
 
+from dllmc.policies.axes import Evaluation, Standing
 from dllmc.policies.cache.dual import DualCache
 from dllmc.spec import ConfigError, DenoiserSpec
+
+SPEC = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
+SHIFTED = SPEC.model_copy(update={"logit_shift": 1})
 
 
 def test_window_is_the_block() -> None:
     assert DualCache().window((8, 12), 20) == (8, 12)
-    assert [p for p in range(20) if DualCache().oracle(p, (8, 12), 20)] == [*range(8, 12)]
 
 
 def test_refresh_is_at_a_blocks_start_and_after_so_many_commits() -> None:
@@ -18,14 +21,32 @@ def test_refresh_is_at_a_blocks_start_and_after_so_many_commits() -> None:
     assert every.refreshes(0, 0)
 
 
+def test_a_refresh_covers_what_the_block_sees_and_a_step_the_window() -> None:
+    at_start = Standing((8, 12), (0, 20), 20, 0, 0, 3, True, 0)
+    assert DualCache().evaluate(at_start, SPEC) == Evaluation((0, 20), (8, 12), True)
+    later = Standing((8, 12), (0, 20), 20, 1, 1, 3, True, 0)
+    assert DualCache().evaluate(later, SPEC) == Evaluation((8, 12), (8, 12), False)
+
+
+def test_with_shifted_logits_a_refresh_commits_the_first_token_alone() -> None:
+    at_start = Standing((8, 12), (0, 20), 20, 0, 0, 3, True, 0)
+    assert DualCache().evaluate(at_start, SHIFTED).head == (8, 9)
+    assert DualCache(refresh_commits="policy").evaluate(at_start, SHIFTED).head == (8, 12)
+
+
+def test_carrying_is_for_shifted_logits() -> None:
+    DualCache(window_first="carried").check(SHIFTED)
+    with pytest.raises(ConfigError, match=r"`cache\.window_first`='carried'.* use 'self'"):
+        DualCache(window_first="carried").check(SPEC)
+
+
 def test_committing_first_only_is_for_shifted_logits() -> None:
-    spec = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
     for refresh_commits in ("auto", "policy"):
-        DualCache(refresh_commits=refresh_commits).check(spec)
+        DualCache(refresh_commits=refresh_commits).check(SPEC)
     first = DualCache(refresh_commits="first")
-    first.check(spec.model_copy(update={"logit_shift": 1}))
+    first.check(SHIFTED)
     with pytest.raises(ConfigError, match=r"`cache\.refresh_commits`='first'.* use 'auto'"):
-        first.check(spec)
+        first.check(SPEC)
 
 
 @pytest.mark.parametrize(

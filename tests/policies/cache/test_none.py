@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import pytest
 
+from dllmc.policies.axes import Evaluation, Standing
 from dllmc.policies.cache.none import NoCache
-from dllmc.spec import ConfigError
+from dllmc.spec import ConfigError, DenoiserSpec
 
 
-def test_every_evaluation_covers_the_canvas() -> None:
-    assert NoCache().window((8, 12), 20) == (0, 20)
-    assert all(NoCache().oracle(position, (8, 12), 20) for position in range(20))
+def test_every_evaluation_covers_what_a_row_can_see() -> None:
+    spec = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
+    for step in (0, 3):
+        standing = Standing((8, 12), (0, 20), 20, step, step, 3, True, 0)
+        assert NoCache().evaluate(standing, spec) == Evaluation((0, 20), (8, 12), True)
 
 
 def test_there_is_nothing_to_refresh() -> None:

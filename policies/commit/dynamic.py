@@ -1,0 +1,64 @@
+"""Commit what is sure enough, but at least a quota (SDAR, LLaDA2: low-confidence dynamic).
+
+Published loops: SDAR `generate.py`, LLaDA2.0 and 2.1 `generate`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from dllmc.policies._base import knob
+from dllmc.policies.axes import BlockProgress, Commit, rank
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from dllmc.spec import DenoiserSpec
+
+
+class Dynamic(Commit):
+    """Every row whose probability exceeds `threshold` if these reach the quota, else the quota.
+
+    Attributes:
+        threshold: Exceeded, not reached, unlike that of `threshold`.
+        steps: Evaluations of a block that the quota is shared over, as its whole length, and the
+            part that the prompt fills too, is divided by them; None is one token each.
+    """
+
+    kind: Literal["dynamic"] = "dynamic"
+    threshold: float = knob(0.95, gt=0, le=1, low=0.3, high=0.995, lossy=True)
+    steps: int | None = knob(None, gt=0, low=1, high=64, scale="log", lossy=True)
+
+    def count(self, progress: BlockProgress) -> int:
+        """The quota of this evaluation."""
+        if self.steps is None:
+            return 1
+        base, remainder = divmod(progress.length, self.steps)
+        return max(1, base + (progress.step < remainder))
+
+    def values(self, progress: BlockProgress) -> dict[str, float]:
+        doubt = (1 - self.threshold) / self.threshold
+        return {"doubt": doubt, "count": self.count(progress)}
+
+    @staticmethod
+    def select(doubt: Tensor, eligible: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        sure = (doubt < values["doubt"][:, None]) & eligible
+        quota = values["count"][:, None]
+        enough = sure.sum(-1, keepdim=True) >= quota
+        return torch.where(enough, sure, rank(doubt, eligible) < quota)
+
+    def oracle(self, doubt: Sequence[float], progress: BlockProgress) -> set[int]:
+        # 1 / (1 + doubt) > threshold, without rounding a small doubt away.
+        sure = {i for i, d in enumerate(doubt) if self.threshold * d < 1 - self.threshold}
+        quota = self.count(progress)
+        if len(sure) >= quota:
+            return sure
+        return set(sorted(range(len(doubt)), key=lambda index: (doubt[index], index))[:quota])
+
+    @classmethod
+    def suits(cls, spec: DenoiserSpec) -> bool:
+        return spec.attention == "block_causal"

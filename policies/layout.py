@@ -1,0 +1,66 @@
+"""Where the blocks of a response stand on the canvas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dllmc.policies.axes import Schedule
+    from dllmc.spec import DenoiserSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block of the schedule; positions are those of the canvas, spans start and end.
+
+    Attributes:
+        span: Positions to decode.
+        outer: The block of block-causal attention around it; the canvas with full attention.
+        length: Positions of the block, those of the prompt included.
+    """
+
+    span: tuple[int, int]
+    outer: tuple[int, int]
+    length: int
+
+
+def lay_out(
+    schedule: Schedule, spec: DenoiserSpec, prompt_length: int, response_length: int
+) -> tuple[int, list[Block]]:
+    """Length of the canvas, and its blocks.
+
+    With full attention blocks are counted from the response's start. With block-causal attention
+    every block of the attention is cut by the schedule on its own, the prompt's end may fill part
+    of one, and the canvas reaches to the end of the last, as these models were trained; what goes
+    beyond the response is decoded with it and dropped from the output.
+    """
+    end = prompt_length + response_length
+    if spec.attention != "block_causal":
+        return end, [
+            Block((prompt_length + first, prompt_length + last), (0, end), last - first)
+            for first, last in schedule.blocks(response_length)
+        ]
+    assert spec.block_length is not None
+    origin = prompt_length if spec.blocks_from == "response" else 0
+    outer_start = origin + (prompt_length - origin) // spec.block_length * spec.block_length
+    blocks: list[Block] = []
+    while outer_start < end:
+        outer = outer_start, min(outer_start + spec.block_length, spec.max_length)
+        for first, last in schedule.blocks(outer[1] - outer[0]):
+            span = max(outer_start + first, prompt_length), outer_start + last
+            if span[0] < span[1]:
+                blocks.append(Block(span, outer, last - first))
+        outer_start = outer[1]
+    return outer_start, blocks
+
+
+def attention_limit(spec: DenoiserSpec, position: int, prompt_length: int, length: int) -> int:
+    """The first canvas position that the row at `position` does not see."""
+    if spec.attention != "block_causal":
+        return length
+    assert spec.block_length is not None
+    origin = prompt_length if spec.blocks_from == "response" else 0
+    if position < origin:
+        return origin
+    return min(origin + ((position - origin) // spec.block_length + 1) * spec.block_length, length)
