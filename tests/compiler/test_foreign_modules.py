@@ -1,0 +1,82 @@
+"""Modules in the manner of published modelling files, from `dllmc.compile` to decoded tokens."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from graphs.foreign_capture import MASK, VOCAB, Config, ForeignLM, PaddedLM, StatefulLM
+from graphs.passing import logits, operators
+
+import dllmc
+from dllmc.compiler.capture import capture
+
+MODULES = {
+    "sdpa by name": lambda: ForeignLM(Config(attn_implementation="sdpa")),
+    "written out by name": lambda: ForeignLM(Config(num_key_value_heads=4)),
+    "kept tables": lambda: StatefulLM(Config(eos_token_id=3)),
+    "padding mask": lambda: PaddedLM(Config(attn_implementation="sdpa")),
+}
+# The reference follows caches through calls of scaled_dot_product_attention, so what writes
+# attention out is decoded there by the same weights with attention of that name.
+TWINS = MODULES | {
+    "written out by name": lambda: ForeignLM(
+        Config(num_key_value_heads=4, attn_implementation="sdpa")
+    )
+}
+CONFIGS = [
+    {"commit": {"kind": kind} | options, "cache": {"kind": cache}}
+    for (kind, options), cache in itertools.product(
+        (("quota", {"steps": 8}), ("threshold", {"threshold": 0.3})), ("none", "prefix", "dual")
+    )
+]
+
+
+@functools.cache
+def compiled(name: str) -> Any:
+    """The model with its report; every pass is verified."""
+    return dllmc.compile(MODULES[name](), backend="eager", verify=True)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_configuration_tells_the_spec(name: str) -> None:
+    spec = compiled(name).package.spec
+    assert (spec.mask_id, spec.vocab_size, spec.max_length) == (MASK, VOCAB, 48)
+    assert spec.eos_ids == ((3,) if name == "kept tables" else (0, 1))
+    assert spec.family == "foreign"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_captured_graph_is_flat_and_computes_the_module(name: str) -> None:
+    adapted = dllmc.adapt(MODULES[name]())
+    graph = capture(adapted.module, adapted.spec)
+    assert not [op for op in operators(graph) if not op.startswith(("aten.", "<built-in"))]
+    for batch, length in ((1, 1), (2, 13), (4, 48)):
+        tokens = torch.randint(0, VOCAB, (batch, length))
+        expected = adapted.module(tokens)
+        torch.testing.assert_close(logits(graph, tokens), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_attention_norm_and_rotation_is_recognised(name: str) -> None:
+    layers = 1 if name == "kept tables" else 2
+    matches = {result.name: result.matched for result in compiled(name).report}
+    assert matches["match_attention"] == matches["insert_cache"] == layers
+    assert matches["match_rotary"] == 2 * layers
+    assert matches["match_rms_norm"] == (2 if name == "kept tables" else 2 * layers + 1)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("name", MODULES)
+def test_decoding_is_the_references(name: str, config: dict[str, Any]) -> None:
+    config = config | {"schedule": {"kind": "blocks", "block_length": 8}}
+    parsed = dllmc.DecodingConfig.model_validate(config)
+    model = dllmc.adapt(TWINS[name]())
+    engine = compiled(name).engine()
+    for prompt in ([5], [2, 9, 4, 11, 3, 3, 8]):
+        found = engine.generate(prompt, max_new_tokens=16, config=parsed)
+        expected = dllmc.reference.generate(model, prompt, parsed, max_new_tokens=16)
+        assert (found.tokens, found.nfe) == (expected.tokens, expected.nfe)
