@@ -65,6 +65,8 @@ class LLaDA2Attention(nn.Module):
 class LLaDA2Gate(nn.Module):
     """Which experts, `[..., k]`, and their weights, `[..., k]`."""
 
+    expert_bias: Tensor
+
     def __init__(self, config: LLaDA2Config) -> None:
         super().__init__()
         self.config = config
