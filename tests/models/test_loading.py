@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from dllmc.models._moe import Experts
 from dllmc.models import SHAPES, _registry, architectures, load_model, loading
+from dllmc.models._moe import Experts
 from dllmc.spec import CheckpointError, ModelNotFoundError, UnknownArchitectureError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_random_weights_are_the_same_in_every_type_up_to_rounding() -> None:
 
 
 @pytest.mark.parametrize("shape", MIXTURES)
-def test_random_routers_use_all_experts_and_prefer_few(shape: str) -> None:
+def test_random_routers_use_all_experts(shape: str) -> None:
     model = load_model(f"random:{shape}")
     loads: list[torch.Tensor] = []
     for module in model.module.modules():
@@ -95,8 +95,9 @@ def test_random_routers_use_all_experts_and_prefer_few(shape: str) -> None:
     model.module(torch.randint(0, model.spec.vocab_size, (4, 64)))
     assert loads
     for load in loads:
-        assert (load > 0).all()
-        assert load.max() > 2 * load.min()
+        # Two of eight experts for each of 256 rows.
+        assert load.sum() == 512
+        assert load.min() > 16
 
 
 def test_a_buffer_is_random_too_and_keeps_its_type() -> None:
