@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from dllmc.passes._graph import aten, expression, is_call, value_of, where
+from dllmc.passes._sequence_refusals import mixes, no_rule
 from dllmc.passes._sequence_rules import READS_SIZES, READS_TABLES, rule_of
 from dllmc.spec import NotPositionWiseError
 
@@ -109,11 +110,7 @@ def _note_table(node: Node, found: SequenceAxes) -> None:
 def _visit_dependent(node: Node, found: SequenceAxes) -> None:
     rule = rule_of(node)
     if rule is None:
-        _refuse(
-            node,
-            "has no rule that proves it position-wise; if it is, add a rule to "
-            "passes/_sequence_rules.py",
-        )
+        _refuse(node, no_rule(node))
     numbers = {n for n in node.all_input_nodes if n in found.sized and not _is_tensor(n)}
     if numbers and rule not in READS_SIZES:
         _refuse(
@@ -123,11 +120,7 @@ def _visit_dependent(node: Node, found: SequenceAxes) -> None:
         )
     axis = rule(node, found)
     if axis is None:
-        _refuse(
-            node,
-            "mixes or reorders positions along the sequence axis, or sequences along the batch "
-            "axis; a denoiser's layers must work on each position alone outside attention",
-        )
+        _refuse(node, mixes(node, found))
     found.batch_axis[node] = _check_axes(node, axis, found)
     found.axis[node] = axis
     for source in node.all_input_nodes:

@@ -38,7 +38,8 @@ def _captured_once(module: nn.Module, spec: DenoiserSpec) -> GraphModule:
 def captured(module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:
     original = _captured_once(module, spec)
     graph = GraphModule(original, copy.deepcopy(original.graph))
-    return graph, PassContext(spec, count_attention(graph), getattr(module, "expected_matches", dict)())
+    declared = getattr(module, "expected_matches", dict)()
+    return graph, PassContext(spec, count_attention(graph), declared)
 
 
 def ready_for(name: str, module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:

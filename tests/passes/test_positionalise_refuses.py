@@ -89,11 +89,11 @@ class MixingProduct(Bad):
         return x @ (x.transpose(1, 2) @ x)
 
 
-class HandwrittenAttention(Bad):
-    """One layer by hand, which no cache would see."""
+class CappedAttention(Bad):
+    """One layer by hand, whose scores are no scores that torch's attention has."""
 
     def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
-        return (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return torch.tanh(x @ x.transpose(1, 2)).softmax(-1) @ x
 
 
 class MixingEinsum(Bad):
@@ -257,52 +257,57 @@ class ReadsTheTokens(Bad):
         return x * tokens.sum().item()
 
 
-MIXES = "mixes or reorders positions"
-NO_RULE = "has no rule that proves it position-wise"
+ACCUMULATES = "accumulates over the sequence"
+MOVES = "moves rows to other positions"
+POOLS = "pools the sequence or the batch into one value"
+MULTIPLIES = "multiplies positions or sequences with one another"
+SOFTMAX = "is a softmax over the sequence or the batch outside attention"
+PICKS = "picks rows by where they stand"
+ELSEWHERE = "attends over another axis than the positions"
 CHANGES = "changes with the canvas length"
 NUMBER = "uses the batch size or the sequence length as a number"
 BATCH = "depends on the batch, or differs between its sequences"
 
 
 BAD = [
-    (Convolution, "aten.conv1d.default", NO_RULE),
-    (CumulativeSum, "aten.cumsum.default", MIXES),
-    (Roll, "aten.roll.default", NO_RULE),
-    (Flip, "aten.flip.default", NO_RULE),
-    (Softmax, "aten.softmax.int", MIXES),
-    (Sort, "aten.sort.default", NO_RULE),
-    (Mean, "aten.mean.dim", MIXES),
-    (PositionsFromTokens, "aten.cumsum.default", MIXES),
-    (MixingProduct, "aten.matmul.default", MIXES),
-    (HandwrittenAttention, "aten.matmul.default", MIXES),
+    (Convolution, "aten.conv1d.default", "is a convolution and mixes neighbouring positions"),
+    (CumulativeSum, "aten.cumsum.default", ACCUMULATES),
+    (Roll, "aten.roll.default", MOVES),
+    (Flip, "aten.flip.default", MOVES),
+    (Softmax, "aten.softmax.int", SOFTMAX),
+    (Sort, "aten.sort.default", "puts rows to other positions"),
+    (Mean, "aten.mean.dim", POOLS),
+    (PositionsFromTokens, "aten.cumsum.default", ACCUMULATES),
+    (MixingProduct, "aten.matmul.default", MULTIPLIES),
+    (CappedAttention, "aten.matmul.default", MULTIPLIES),
     (RootLength, "aten.mul.Tensor", NUMBER),
     (LengthAsTensor, "aten.log.default", CHANGES),
     (DynamicRotary, "aten.cos.default", CHANGES),
     (LateRotary, "aten.cos.default", CHANGES),
     (NormalisedPositions, "aten.unsqueeze.default", CHANGES),
     (BatchMean, "aten.mean.dim", "in which the batch is no axis"),
-    (BatchSoftmax, "aten.softmax.int", MIXES),
+    (BatchSoftmax, "aten.softmax.int", SOFTMAX),
     (PlaceInTheBatch, "aten.unsqueeze.default", BATCH),
     (TablePerSequence, "aten.embedding.default", BATCH),
 ]
 MORE_BAD = [
-    (ShiftBySlices, "aten.pad.default", NO_RULE),
-    (MaskRatio, "aten.mean.dim", MIXES),
-    (MixingEinsum, "aten.einsum.default", MIXES),
-    (Fourier, "aten.fft_fft.default", NO_RULE),
-    (NormOverTheSequence, "aten.linalg_vector_norm.default", MIXES),
-    (Gather, "aten.gather.default", MIXES),
-    (FirstToken, "aten.slice.Tensor", MIXES),
-    (MergedAxes, "aten.reshape.default", MIXES),
-    (PositionMajorAttention, "dllmc.attention.default", MIXES),
+    (ShiftBySlices, "aten.pad.default", "adds, repeats or shifts rows"),
+    (MaskRatio, "aten.mean.dim", POOLS),
+    (MixingEinsum, "aten.einsum.default", MULTIPLIES),
+    (Fourier, "aten.fft_fft.default", "every position sees every other"),
+    (NormOverTheSequence, "aten.linalg_vector_norm.default", POOLS),
+    (Gather, "aten.gather.default", PICKS),
+    (FirstToken, "aten.slice.Tensor", PICKS),
+    (MergedAxes, "aten.reshape.default", "merges positions with something else"),
+    (PositionMajorAttention, "dllmc.attention.default", ELSEWHERE),
     (LengthThroughATable, "aten.max.default", CHANGES),
     (CountedFromTheEnd, "aten.embedding.default", CHANGES),
     (TableAsMatrix, "aten.matmul.default", CHANGES),
-    (PositionByPosition, "aten.matmul.default", MIXES),
-    (BatchFlip, "aten.flip.default", NO_RULE),
+    (PositionByPosition, "aten.matmul.default", MULTIPLIES),
+    (BatchFlip, "aten.flip.default", MOVES),
     (BatchSize, "aten.div.Tensor", NUMBER),
-    (SequenceFirst, "dllmc.attention.default", MIXES),
-    (ReadsTheTokens, "aten.sum.default", NO_RULE),
+    (SequenceFirst, "dllmc.attention.default", ELSEWHERE),
+    (ReadsTheTokens, "aten.sum.default", POOLS),
 ]
 SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in MORE_BAD]
 
@@ -320,7 +325,7 @@ def test_refused_by_name_with_the_reason(kind: type[Bad], operator: str, reason:
 
 def test_the_message_names_the_source_line() -> None:
     graph, context = captured(CumulativeSum(), SPEC)
-    line = r'File ".*toys\.py", line \d+, in forward x = self\.extra\('
+    line = r"at test_positionalise_refuses\.py:\d+ `return x\.cumsum\(1\)` accumulates"
     with pytest.raises(NotPositionWiseError, match=line):
         run_passes(graph, context, {})
 
@@ -331,16 +336,18 @@ def test_causal_attention_is_no_denoiser() -> None:
         run_passes(graph, context, {})
 
 
-def test_an_attention_mask_is_refused() -> None:
+def test_a_causal_mask_is_no_denoiser() -> None:
     graph, context = captured(Masked(), SPEC)
-    with pytest.raises(NotPositionWiseError, match="has an attention mask or bias"):
+    with pytest.raises(NotADenoiserError, match="has a causal mask"):
         run_passes(graph, context, {})
 
 
 def test_what_export_refuses_is_wrapped() -> None:
     with pytest.raises(CaptureError, match=r"cannot capture ShiftByJoining: .*length"):
         captured(ShiftByJoining(), SPEC)
-    with pytest.raises(CaptureError, match="LogLength: its code works for `length` = 7 only"):
+    with pytest.raises(
+        CaptureError, match="LogLength: a shape is frozen at the example's `length` = 7"
+    ):
         captured(LogLength(), SPEC)
 
 
