@@ -38,7 +38,7 @@ def recording_lines() -> Iterator[None]:
     def keep(tracer: TracerBase, stack: traceback.StackSummary) -> traceback.StackSummary:
         ours = [index for index, frame in enumerate(stack) if _is_ours(frame.filename)]
         inner = stack[ours[-1] + 1 :] if ours else stack
-        users = [frame for frame in inner if _is_users(frame.filename)]
+        users = [frame for frame in inner if is_users(frame.filename)]
         if not users:
             fallback: traceback.StackSummary = original(tracer, stack)
             return fallback
@@ -54,13 +54,13 @@ def recording_lines() -> Iterator[None]:
 def place_of_node(node: Node) -> str:
     """` at FILE:LINE` of the innermost line that the user wrote, or nothing."""
     lines = _LINE.findall(str(node.meta.get("stack_trace", "")))
-    return next((f" at {file}:{line}" for file, line in reversed(lines) if _is_users(file)), "")
+    return next((f" at {file}:{line}" for file, line in reversed(lines) if is_users(file)), "")
 
 
 def place_of_error(error: BaseException) -> str:
     """` at FILE:LINE` of the user's innermost line that `error` passed on its way here."""
     frames = traceback.extract_tb(error.__traceback__)
-    users = (frame for frame in reversed(frames) if _is_users(frame.filename))
+    users = (frame for frame in reversed(frames) if is_users(frame.filename))
     return next((f" at {frame.filename}:{frame.lineno}" for frame in users), "")
 
 
@@ -70,7 +70,7 @@ def place_of_caller() -> str:
     own_line = True
     while frame is not None:
         file = frame.f_code.co_filename
-        if _is_users(file):
+        if is_users(file):
             return f" at {file}:{frame.f_lineno}"
         if _is_ours(file) and not own_line:
             return ""
@@ -84,5 +84,5 @@ def _is_ours(file: str) -> bool:
     return str(Path(file).resolve()).startswith(_OURS)
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
     return not file.startswith((_TORCH, "<")) and not _is_ours(file)

@@ -1,68 +1,34 @@
-"""What the compiler made of a model: passes, operators, and the least that a step must cost."""
+"""What the compiler made of a model: passes, graphs, source lines, and what a step must cost."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses import FakeTensorMode
-from torch.fx import Interpreter
 
+from dllmc.compiler import _html, _listing, _text
+from dllmc.compiler._floor import Floor, floor
+from dllmc.compiler._provenance import Provenance, Source
 from dllmc.compiler.compiled import compile_model
-from dllmc.kernels import canonical_names, implementation, implementations
-from dllmc.spec import PlanError
+from dllmc.passes import Stage, ordered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
-    from torch import Tensor, nn
-    from torch.fx import GraphModule, Node
+    from torch import nn
+    from torch.fx import GraphModule
 
-    from dllmc.artifact import Package
+    from dllmc.compiler._adapter import Example
+    from dllmc.compiler._listing import Row, Section
+    from dllmc.compiler.compiled import CompiledModel
     from dllmc.models import LoadedModel
     from dllmc.passes import PassConfig, PassResult
     from dllmc.spec import DenoiserSpec, StepPlan
 
-_HEADS = ("head_statistics", "sampled_head_statistics")
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """The least work of one step, counted from its lowered graph.
-
-    Attributes:
-        plan: Of the step.
-        products: Linear products as (rows, input width, output width), and how many of each.
-        linear_flops: Of these: 2 x rows x widths.
-        attention_flops: Of the scores and of what they weigh, over all slots.
-        parameter_bytes: Weights read, each once; of an embedding the rows that are looked up.
-        cache_bytes: Keys and values read.
-    """
-
-    plan: StepPlan
-    products: Mapping[tuple[int, int, int], int]
-    linear_flops: int
-    attention_flops: int
-    parameter_bytes: int
-    cache_bytes: int
-
-    @property
-    def flops(self) -> int:
-        return self.linear_flops + self.attention_flops
-
-    @property
-    def bytes(self) -> int:
-        return self.parameter_bytes + self.cache_bytes
-
-    def seconds(self, *, bandwidth: float, rate: float) -> float:
-        """The roofline floor: reading at `bandwidth` bytes/s or computing at `rate` FLOP/s.
-
-        Whichever takes longer.
-        """
-        return max(self.bytes / bandwidth, self.flops / rate)
+__all__ = ["Explanation", "Floor", "Recorder", "Source", "explain", "floor", "operators"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +36,105 @@ class Explanation:
     """What there is to say about a compilation.
 
     Attributes:
+        name: Of the model.
+        spec: Of the denoiser.
         passes: What each pass did, in order.
         before: How often each operator is called in the captured graph.
         after: The same in the lowered graph, by statistics set.
         floors: By plan, in the order in which they were asked for.
+        original: The captured graph by layer, layers that repeat the one before folded.
+        canonical: The graph of canonical operators in the same way. Each row says from which
+            captured calls and source lines it came.
     """
 
+    name: str
+    spec: DenoiserSpec
     passes: list[PassResult]
     before: Counter[str]
     after: dict[str, Counter[str]]
     floors: list[Floor]
+    original: list[Section]
+    canonical: list[Section]
+
+    @property
+    def generic(self) -> dict[str, list[Row]]:
+        """Calls that no pass gave a meaning, by operator, the most frequent first."""
+        return _listing.generic(self.canonical)
+
+    def text(self) -> str:
+        """The canonical graph beside the captured one, and what was left generic."""
+        graph = _text.beside(self.original, self.canonical)
+        return f"{graph}\n\nleft generic:\n{_text.generic_lines(self.generic)}"
+
+    def html(self, rates: tuple[float, float] | None = None) -> str:
+        """One page that shows everything and reads no other file.
+
+        Args:
+            rates: Bytes/s and FLOP/s of a machine, for the time of each floor.
+        """
+        return _html.page(self, rates)
+
+    def save_html(self, path: str | Path, rates: tuple[float, float] | None = None) -> None:
+        """Write `html` to `path`."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self.html(rates))
+
+
+class Recorder:
+    """Watches one compilation: its `before_and_after`.
+
+    Attributes:
+        before: Operators of the captured graph.
+        listing: The captured graph as torch prints it.
+        original: As in `Explanation`.
+        canonical: As in `Explanation`.
+    """
+
+    def __init__(self) -> None:
+        self.before: Counter[str] = Counter()
+        self.listing = ""
+        self.original: list[Section] = []
+        self.canonical: list[Section] = []
+        self._provenance: Provenance | None = None
+        self._last = ordered(Stage.CANONICALISE)[-1].name
+
+    def __call__(self, name: str, module: GraphModule) -> None:
+        if name == "capture":
+            self.before, self.listing = operators(module), str(module.graph)
+            self._provenance = Provenance(module)
+            self.original = _listing.sections(module, self._provenance)
+        elif self._provenance is not None:
+            self._provenance.end_pass()
+            if name == self._last:
+                self.canonical = _listing.sections(module, self._provenance)
+                self._provenance.stop()
+                self._provenance = None
+
+    def explanation(self, compiled: CompiledModel, plans: Iterable[StepPlan] = ()) -> Explanation:
+        """What was seen, and the floors of `plans`.
+
+        Raises:
+            PlanError: A plan does not fit the model.
+        """
+        package = compiled.package
+        return Explanation(
+            name=package.name,
+            spec=package.spec,
+            passes=compiled.report,
+            before=self.before,
+            after={kind: operators(graph) for kind, graph in package.graphs.items()},
+            floors=[floor(package, plan) for plan in plans],
+            original=self.original,
+            canonical=self.canonical,
+        )
 
 
 def explain(
     model: LoadedModel | nn.Module,
     plans: Iterable[StepPlan] = (),
     *,
-    spec: DenoiserSpec | None = None,
+    spec: DenoiserSpec | Mapping[str, Any] | None = None,
+    example: Example = None,
     device: str = "cpu",
     passes: Mapping[str, Mapping[str, object] | PassConfig] | None = None,
     before_and_after: Callable[[str, GraphModule], None] | None = None,
@@ -97,6 +145,7 @@ def explain(
         model: As for `compile_model`.
         plans: Steps whose floor is asked for.
         spec: Of a bare module.
+        example: Of a bare module.
         device: Where the steps would run.
         passes: Options by pass.
         before_and_after: Called with each pass's name and the graph after it.
@@ -104,11 +153,10 @@ def explain(
     Raises:
         PlanError: A plan does not fit the model.
     """
-    before: Counter[str] = Counter()
+    recorder = Recorder()
 
     def watch(name: str, graph: GraphModule) -> None:
-        if name == "capture":
-            before.update(operators(graph))
+        recorder(name, graph)
         if before_and_after is not None:
             before_and_after(name, graph)
 
@@ -116,14 +164,12 @@ def explain(
         model,
         engine_of=_no_engine,
         spec=spec,
+        example=example,
         device=device,
         passes=passes,
         before_and_after=watch,
     )
-    graphs = compiled.package.graphs
-    after = {statistics: operators(graph) for statistics, graph in graphs.items()}
-    floors = [floor(compiled.package, plan) for plan in plans]
-    return Explanation(compiled.report, before, after, floors)
+    return recorder.explanation(compiled, plans)
 
 
 def operators(graph: GraphModule) -> Counter[str]:
@@ -132,108 +178,9 @@ def operators(graph: GraphModule) -> Counter[str]:
     return Counter(
         str(target)
         if isinstance(target, torch._ops.OpOverload)
-        else f"operator.{getattr(target, '__name__', target)}"
+        else _listing.operator_name(target)
         for target in targets
     )
-
-
-def floor(package: Package, plan: StepPlan) -> Floor:
-    """The least work of a step of `plan`.
-
-    Nothing is computed: the lowered graph runs on shapes alone.
-
-    Raises:
-        PlanError: The package has no graph for the plan's statistics, or another dtype.
-    """
-    if plan.statistics not in package.graphs:
-        raise PlanError(
-            f"`statistics`={plan.statistics!r} is not among those of the model: "
-            f"{', '.join(package.graphs)}"
-        )
-    if plan.dtype != package.dtype:
-        raise PlanError(f"`dtype`={plan.dtype!r} is not that of the model, {package.dtype!r}")
-    counter = _Counter(package.graphs[plan.statistics], plan)
-    counter.count()
-    linear = sum(2 * math.prod(sizes) * times for sizes, times in counter.products.items())
-    return Floor(
-        plan=plan,
-        products=dict(counter.products),
-        linear_flops=linear,
-        attention_flops=counter.attention_flops,
-        parameter_bytes=sum(counter.read.values()),
-        cache_bytes=counter.cache_bytes,
-    )
-
-
-class _Counter(Interpreter):
-    """Runs a step on fake tensors and counts products and what is read."""
-
-    def __init__(self, graph: GraphModule, plan: StepPlan) -> None:
-        super().__init__(graph)
-        self._plan = plan
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._linear = _overloads("linear") | {torch.ops.aten.linear.default}
-        self._heads = _overloads(*_HEADS)
-        self._attention = _overloads("cached_attention")
-        self.products: Counter[tuple[int, int, int]] = Counter()
-        self.read: dict[str, int] = {}
-        self.attention_flops = 0
-        self.cache_bytes = 0
-
-    def count(self) -> None:
-        with self._mode, torch.no_grad():
-            self.run(*(self._input(n) for n in self.graph.nodes if n.op == "placeholder"))
-
-    def _input(self, node: Node) -> Tensor:
-        plan, name = self._plan, str(node.target)
-        if "cache_shape" in node.meta:
-            groups, width = node.meta["cache_shape"]
-            shape = (plan.batch, groups, plan.slots + plan.scratch, width)
-            return torch.empty(shape, dtype=getattr(torch, plan.dtype))
-        if name in ("tokens", "positions", "slots"):
-            return torch.empty(plan.batch, plan.rows, dtype=torch.int64)
-        if name == "head_rows":
-            return torch.empty(plan.batch, plan.head_rows, dtype=torch.int64)
-        dtype = torch.float32 if name == "temperature" else torch.int64
-        return torch.empty(plan.batch, dtype=dtype)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self._mode.from_tensor(super().get_attr(target, args, kwargs))
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        if n.op != "call_function":
-            return result
-        if n.target in self._linear | self._heads:
-            x, weight = (self.env[argument] for argument in n.args[:2])  # type: ignore[index]
-            self.products[x.numel() // x.shape[-1], x.shape[-1], weight.shape[0]] += 1
-        elif n.target in self._attention:
-            self._count_attention(*(self.env[argument] for argument in n.args[:5]))  # type: ignore[index]
-        self._count_reading(n, result)
-        return result
-
-    def _count_attention(self, q: Tensor, _: Tensor, v: Tensor, *caches: Tensor) -> None:
-        batch, heads, rows, width = q.shape
-        slots = self._plan.slots
-        self.attention_flops += 2 * batch * heads * rows * slots * (width + v.shape[3])
-        for cache in caches:
-            groups, width = cache.shape[1], cache.shape[3]
-            self.cache_bytes += batch * groups * slots * width * cache.element_size()
-
-    def _count_reading(self, n: Node, result: Any) -> None:
-        looks_up = n.target in (torch.ops.aten.embedding.default, torch.ops.aten.index.Tensor)
-        for source in n.all_input_nodes:
-            if source.op != "get_attr":
-                continue
-            tensor = result if looks_up else self.env[source]
-            size = tensor.numel() * tensor.element_size()
-            # Read twice, such as a tied embedding: what is read most counts, once.
-            self.read[str(source.target)] = max(self.read.get(str(source.target), 0), size)
-
-
-def _overloads(*names: str) -> set[Any]:
-    assert set(names) <= set(canonical_names())
-    return {implementation(name, which) for name in names for which in implementations(name)}
 
 
 def _no_engine(*_: object, **__: object) -> Any:

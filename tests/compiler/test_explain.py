@@ -34,7 +34,7 @@ def test_passes_are_those_of_the_report(explained: Explanation) -> None:
 def test_operators_are_counted_before_and_after(explained: Explanation) -> None:
     assert explained.before["aten.linear.default"] == 15
     assert explained.before["aten.scaled_dot_product_attention.default"] == 2
-    assert set(explained.after) == {"greedy", "sampled"}
+    assert set(explained.after) == {"greedy", "none", "sampled"}
     for statistics, head in (("greedy", "head"), ("sampled", "sampled_head")):
         after = explained.after[statistics]
         assert after["dllmc.cached_attention.torch"] == 2
@@ -89,11 +89,11 @@ def test_a_tied_head_is_read_whole_and_once() -> None:
     ("changes", "message"),
     [
         ({"dtype": "bfloat16"}, "`dtype`='bfloat16' is not that of the model, 'float32'"),
-        ({"statistics": "none", "head_rows": 0}, "`statistics`='none' is not among"),
+        ({"statistics": "other"}, "`statistics`='other' is not among those of the model: greedy"),
     ],
 )
 def test_plans_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
-    plan = StepPlan(**(PLAN.model_dump() | changes))
+    plan = PLAN.model_copy(update=changes)
     with pytest.raises(PlanError, match=message):
         explain(load_model("random:llada-tiny"), [plan])
 
