@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from dllmc.compiler._adapter import Adapter, CallPlan, Example, plan_call, tile
@@ -12,7 +13,7 @@ from dllmc.compiler._source import place_of_error
 from dllmc.compiler._state import evaluating, unchanged
 from dllmc.compiler.capture import BATCH, LENGTH
 from dllmc.models import LoadedModel
-from dllmc.spec import CaptureError
+from dllmc.spec import CaptureError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,10 +41,11 @@ def adapt(
     Raises:
         CaptureError: The module fails on the example, returns no logits, or has weights of
             several dtypes or devices.
-        UsageError: The example does not fit the forward, or the spec lacks a field or does not
-            fit the logits.
+        UsageError: `module` is none, the example does not fit the forward, or the spec lacks a
+            field or does not fit the logits.
     """
     module = getattr(module, "_orig_mod", module)
+    _check_kind(module)
     name = type(module).__name__
     check_weights(module)
     plan, tokens = plan_call(module, example)
@@ -58,6 +60,17 @@ def adapt(
     if not plan.plain or wrapped:
         module = Adapter(module, plan, found.vocab_size)
     return LoadedModel(module, found, None, name, None, {})
+
+
+def _check_kind(module: object) -> None:
+    kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"`{kind}` is a TorchScript module, which torch.export does not take; give the Python "
+            "module that it was made of"
+        )
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"`{kind}` is no torch module; give one, or a model's name or path")
 
 
 def check_weights(module: nn.Module) -> str:

@@ -192,10 +192,14 @@ def _check_elsewhere(
             expected = module(tokens)
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CaptureError(
-            f"{name} runs at batch {BATCH} and length {LENGTH}, but not at {size}: "
-            f"{said}{place_of_error(error)}"
-        ) from error
+        if isinstance(error, IndexError) and "out of range in self" in said:
+            what = (
+                f"{name} does not know every token id under `vocab_size`={spec.vocab_size}, the "
+                f"width of its logits, or every position under {length}: "
+            )
+        else:
+            what = f"{name} runs at batch {BATCH} and length {LENGTH}, but not at {size}: "
+        raise CaptureError(f"{what}{said}{place_of_error(error)}") from error
     (found,) = graph(tokens)
     if found.shape != expected.shape or not _close(found, expected):
         raise CaptureError(

@@ -245,3 +245,15 @@ def test_weights_without_content_are_refused_by_name() -> None:
 def test_a_module_without_weights_is_refused() -> None:
     with pytest.raises(CaptureError, match="the weights have the dtypes none"):
         adapt(nn.Identity(), SPEC)
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(UsageError, match="`int` is no torch module; give one"):
+        adapt(3, SPEC)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_module_of_torchscript_is_refused() -> None:
+    scripted = torch.jit.trace(Toy(), TOKENS, check_trace=False)
+    with pytest.raises(CaptureError, match="is a TorchScript module"):
+        adapt(scripted, SPEC)

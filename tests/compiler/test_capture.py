@@ -190,6 +190,13 @@ def test_a_module_that_fails_elsewhere_is_refused() -> None:
         capture(Asserting(), SPEC)
 
 
+def test_an_embedding_with_fewer_rows_than_the_logits_are_wide_is_refused() -> None:
+    module = Toy()
+    module.embed = nn.Embedding(VOCAB - 3, WIDTH).double()
+    with pytest.raises(CaptureError, match=r"Toy does not know every token id .*`vocab_size`=13"):
+        capture(module, SPEC)
+
+
 class Remembering(Toy):
     """Keeps tables for the next call, as an attribute and in a dict."""
 
