@@ -82,12 +82,11 @@ class Calls:
         )
 
 
-def paths(*folders: str) -> tuple[Path, ...]:
+def paths(*folders: str, output: bool = True) -> tuple[Path, ...]:
     """Folders of the published code, each with a name for `--help`, and the file to write."""
     parser = argparse.ArgumentParser()
-    for folder in folders:
-        parser.add_argument(folder, type=Path)
-    parser.add_argument("output", type=Path)
+    for name in (*folders, "output") if output else folders:
+        parser.add_argument(name, type=Path)
     return tuple(path.resolve() for path in vars(parser.parse_args()).values())
 
 
