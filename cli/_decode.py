@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllmc.cli._config import read_config
 from dllmc.cli._console import progress, status
-from dllmc.cli._subject import is_artifact, open_engine, response_length, task_name
+from dllmc.cli._subject import is_artifact, load_model, open_engine, response_length, task_name
 from dllmc.spec import PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _by_reference(request: Request, config: DecodingConfig | None, task: str | N
         raise UsageError(f"`--backend`={request.backend!r} is the runtime's; leave it out")
     import dllmc
 
-    model = dllmc.load_model(request.subject)
+    model = load_model(request.subject)
     # For its tokenizer and its records alone.
     engine = open_engine(model, database=request.database)
     length = request.max_new_tokens or response_length(engine)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import os
+import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dllmc.cli._console import status
+from dllmc.spec import ModelNotFoundError, UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +21,7 @@ if TYPE_CHECKING:
 
 # Length of a response where the model has no slots for it.
 _RESPONSE = 32
+_FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -42,9 +49,56 @@ def open_engine(
     with status("opening the model"):
         if isinstance(subject, str) and is_artifact(subject):
             return dllmc.load(subject, backend=backend, database=database)
-        compiled = dllmc.compile(subject, backend=backend or "eager")
+        model = load_model(subject) if isinstance(subject, str) else subject
+        compiled = dllmc.compile(model, backend=backend or "eager")
         engine: Engine = compiled.engine(database=database)
         return engine
+
+
+def load_model(subject: str, dtype: str | None = None) -> LoadedModel:
+    """A model by its name or path, or what `package.module:function` makes.
+
+    The function takes nothing and returns a module, or a module and its spec.
+
+    Raises:
+        DllmcError: There is no such model or function, or it fails.
+    """
+    import dllmc
+
+    found = _FACTORY.fullmatch(subject)
+    if found is None or found["module"] == "random" or Path(subject).exists():
+        return dllmc.load_model(subject, dtype=read_dtype(dtype))
+    made = _call(found["module"], found["function"])
+    module, spec = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if dtype is not None and hasattr(module, "to"):
+        module = module.to(read_dtype(dtype))
+    return dataclasses.replace(dllmc.adapt(module, spec=spec), name=subject)
+
+
+def _call(module: str, function: str) -> Any:
+    """Call a function of the user's, from an installed package or from the current folder."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        names = vars(importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        raise ModelNotFoundError(
+            f"there is no module `{error.name}` to import `{module}:{function}` from; run where "
+            "it can be imported, or give a checkpoint folder's path"
+        ) from error
+    if not callable(names.get(function)):
+        known = [name for name, value in names.items() if callable(value) and name[0] != "_"]
+        raise ModelNotFoundError(
+            f"`{module}` has no function `{function}`; {nearest(function, known)}"
+        )
+    try:
+        return names[function]()
+    except Exception as error:  # It is the user's code: anything.
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(
+            f"`{module}:{function}()` fails ({type(error).__name__}: {reason}); it must take "
+            "nothing and return a module, or a module and its DenoiserSpec"
+        ) from error
 
 
 def read_dtype(name: str | None) -> torch.dtype | None:
@@ -56,8 +110,6 @@ def read_dtype(name: str | None) -> torch.dtype | None:
     if name is None:
         return None
     import torch
-
-    from dllmc.spec import UsageError, nearest
 
     if name not in DTYPES:
         raise UsageError(f"`--dtype`={name!r} is unknown; {nearest(name, DTYPES)}")

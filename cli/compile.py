@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dllmc.cli._console import output, print_json, progress, remark, say, table
-from dllmc.cli._subject import DTYPES, read_dtype
+from dllmc.cli._subject import DTYPES, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,13 @@ _REMARKS = {
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="embedded, random:SHAPE or a checkpoint folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="embedded, random:SHAPE, a checkpoint folder, ORG/NAME of the hub, or "
+            "package.module:function, which returns a module and its DenoiserSpec."
+        ),
+    ],
     out: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The artifact.")],
     backend: Annotated[str, typer.Option(help="inductor or eager.")] = "inductor",
     verify: Annotated[
@@ -70,14 +76,13 @@ def compile_with_progress(
     after_pass: Callable[[str, GraphModule], None] | None = None,
 ) -> CompiledModel:
     """Compile `model`, showing which pass runs; `after_pass` gets its name and the graph."""
-    import dllmc
     from dllmc.compiler import compile_model
     from dllmc.passes import pass_types
     from dllmc.runtime import Engine
 
     with progress() as bar:
         line = bar.add_task(f"loading {model}", total=None)
-        loaded = dllmc.load_model(model, dtype=read_dtype(dtype))
+        loaded = load_model(model, dtype)
         # Lowering runs once per variant of the graph; capture is reported as one more pass.
         total = len(pass_types()) + 2
         what = "verifying, then rewriting" if verify else "capturing"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,49 +16,55 @@ from dllmc.cli.compile import compile_with_progress, pass_table
 from dllmc.spec import StepPlan, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.table import Table
 
     from dllmc.artifact import Package
     from dllmc.cli._machine import Machine
-    from dllmc.compiler.explain import Floor
+    from dllmc.compiler.explain import Explanation, Floor
 
 _SIDES = ("before", "after")
+_BESIDE = "beside"
 # Rows of a block, and slots of a canvas where the model's own are more.
 _BLOCK, _CANVAS = 32, 512
 _BATCHES = (1, 16)
 
 
 @dataclasses.dataclass(frozen=True)
-class Explanation:
+class Found:
     """What is known of a compilation.
 
     Attributes:
         package: That came of it.
         operators: How often each operator occurs, of `before` (not of artifacts) and `after`.
         listings: The same graphs as text.
+        explain: Of what was recorded, with the floors of plans; None for an artifact.
     """
 
     package: Package
     operators: Mapping[str, Mapping[str, int]]
     listings: Mapping[str, str]
+    explain: Callable[[Sequence[StepPlan]], Explanation] | None = None
 
 
 def command(
     subject: Annotated[str, typer.Argument(metavar="MODEL_OR_ART")],
-    graph: Annotated[str | None, typer.Option(help="Print the graph before or after.")] = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(help="Print the graph before, after, or both beside with source lines."),
+    ] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write all of it as one page.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what each pass matched, the operators before and after, and roofline floors."""
-    if graph is not None and graph not in _SIDES:
-        raise UsageError(f"`--graph`={graph!r} is unknown; {nearest(graph, _SIDES)}")
-    if graph == "before" and is_artifact(subject):
-        raise UsageError(
-            f"`{subject}` is an artifact and holds the graph after the passes alone; give the "
-            "model for the graph before them"
-        )
+    _check(subject, graph, html)
     found = _of_artifact(subject) if is_artifact(subject) else _of_model(subject)
+    if graph == _BESIDE and found.explain is not None:
+        say(found.explain(()).text())
+        return
     if graph is not None:
         say(found.listings[graph])
         return
@@ -64,8 +72,11 @@ def command(
 
     from dllmc.compiler.explain import floor
 
-    floors = [floor(found.package, plan) for plan in _plans(found.package)]
+    plans = _plans(found.package)
+    floors = [floor(found.package, plan) for plan in plans]
     machine = _machine.measure(getattr(torch, found.package.dtype))
+    if html is not None and found.explain is not None:
+        found.explain(plans).save_html(html, (machine.bandwidth, machine.rate))
     if json:
         print_json(_json(found, floors, machine))
         return
@@ -74,31 +85,43 @@ def command(
     output().print(_operator_table(found.operators))
     say(f"\nroofline floors; this machine reads and multiplies at {machine} at best:")
     output().print(_floor_table(floors, machine))
+    if html is not None:
+        say(f"\nwrote {html}")
 
 
-def _of_artifact(path: str) -> Explanation:
+def _check(subject: str, graph: str | None, html: str | None) -> None:
+    if graph is not None and graph not in (*_SIDES, _BESIDE):
+        raise UsageError(f"`--graph`={graph!r} is unknown; {nearest(graph, (*_SIDES, _BESIDE))}")
+    if is_artifact(subject) and (html is not None or graph not in (None, "after")):
+        raise UsageError(
+            f"`{subject}` is an artifact and holds the graph after the passes alone; give the "
+            "model for the graph before them"
+        )
+    if html is not None and not Path(html).absolute().parent.is_dir():
+        raise UsageError(f"`--html`={html!r} stands in no folder that exists; make it first")
+
+
+def _of_artifact(path: str) -> Found:
     import dllmc
     from dllmc.compiler.explain import operators
 
     package = dllmc.load(path).package
     after = package.graphs["greedy"]
-    return Explanation(package, {"after": operators(after)}, {"after": str(after.graph)})
+    return Found(package, {"after": operators(after)}, {"after": str(after.graph)})
 
 
-def _of_model(model: str) -> Explanation:
-    from dllmc.compiler.explain import operators
+def _of_model(model: str) -> Found:
+    from dllmc.compiler.explain import Recorder, operators
 
-    counts: dict[str, Mapping[str, int]] = {}
-    listings: dict[str, str] = {}
-
-    def keep(name: str, module: Any) -> None:
-        if name == "capture":
-            counts["before"], listings["before"] = operators(module), str(module.graph)
-
-    package = compile_with_progress(model, backend="eager", after_pass=keep).package
-    after = package.graphs["greedy"]
-    counts["after"], listings["after"] = operators(after), str(after.graph)
-    return Explanation(package, counts, listings)
+    recorder = Recorder()
+    compiled = compile_with_progress(model, backend="eager", after_pass=recorder)
+    after = compiled.package.graphs["greedy"]
+    return Found(
+        compiled.package,
+        {"before": recorder.before, "after": operators(after)},
+        {"before": recorder.listing, "after": str(after.graph)},
+        functools.partial(recorder.explanation, compiled),
+    )
 
 
 def _plans(package: Package) -> list[StepPlan]:
@@ -112,7 +135,7 @@ def _plans(package: Package) -> list[StepPlan]:
     ]
 
 
-def _json(found: Explanation, floors: Sequence[Floor], machine: Machine) -> dict[str, Any]:
+def _json(found: Found, floors: Sequence[Floor], machine: Machine) -> dict[str, Any]:
     return {
         "passes": found.package.report,
         "operators": found.operators,

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dllmc import reference as reference
     from dllmc.autotune import TuningReport
     from dllmc.compiler import CompiledModel
+    from dllmc.compiler.explain import Explanation
     from dllmc.models import LoadedModel
     from dllmc.policies.config import (
         QUALITY_REFERENCE,
@@ -85,6 +86,7 @@ __all__ = [
     "VerificationError",
     "adapt",
     "compile",
+    "explain",
     "load",
     "load_model",
     "reference",
@@ -200,6 +202,28 @@ def adapt(
     from dllmc import compiler
 
     return compiler.adapt(module, spec, example)
+
+
+def explain(model: LoadedModel | nn.Module | str | Path, **options: Any) -> Explanation:
+    """What the compiler makes of a model, and from which lines each of its operators came.
+
+    Args:
+        model: As for `compile`.
+        options: Of `compile`: `spec`, `example`, `device`, `passes`; and `plans`, the steps whose
+            floors are asked for.
+
+    Returns:
+        `text()` is the canonical graph beside the captured one, `html()` and `save_html(path)` a
+        page that needs no other file; `generic`, `passes`, `floors` and others are their values.
+
+    Raises:
+        DllmcError: As for `compile`.
+    """
+    from dllmc.compiler import explain as explaining
+
+    if isinstance(model, str | Path):
+        model = load_model(model, device=options.get("device", "cpu"))
+    return explaining.explain(model, **options)
 
 
 def load(path: str | Path, **options: Any) -> Engine:
