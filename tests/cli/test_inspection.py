@@ -68,6 +68,57 @@ def test_explain_prints_either_graph(
     assert operator in ran.out
 
 
+def test_explain_shows_both_graphs_beside_with_source_lines(
+    dllmc: Callable, checkpoint: Path
+) -> None:
+    ran = dllmc("explain", checkpoint, "--graph", "beside")
+    assert ran.status == 0, ran.err
+    lines = [line.split() for line in ran.out.splitlines()]
+    norms = [words for words in lines if words[:1] == ["dllmc.rms_norm"]]
+    assert len(norms) == 3
+    for words in norms:
+        assert words[1:-1] == ["pow", "mean", "add", "rsqrt", "mul×2"]
+        assert re.fullmatch(r"llada\.py:\d+-\d+", words[-1])
+    assert "model.transformer.blocks.0, and 1 like it, to model.transformer.blocks.1" in ran.out
+    generic = ran.out.partition("left generic:\n")[2]
+    assert re.search(r"^aten\.add ×4  llada\.py:", generic, re.MULTILINE)
+    assert "linear" not in generic
+
+
+def test_explain_writes_a_page_beside_its_tables(
+    dllmc: Callable, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    found = dllmc("explain", checkpoint, "--html", path, "--json").json
+    page = path.read_text()
+    assert all(f"<code>{entry['name']}</code>" in page for entry in found["passes"])
+    assert "floor ms" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ART", "--html", "FILE"), "is an artifact and holds the graph after the passes alone"),
+        (("ART", "--graph", "beside"), "is an artifact and holds the graph after"),
+        (("MODEL", "--graph", "besides"), "did you mean `beside`?"),
+        (("MODEL", "--html", "no/such/folder/page.html"), "stands in no folder that exists"),
+    ],
+)
+def test_explain_refuses_what_it_cannot_show(
+    dllmc: Callable,
+    checkpoint: Path,
+    artifact: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    paths = {"ART": artifact, "MODEL": checkpoint, "FILE": tmp_path / "page.html"}
+    ran = dllmc("explain", *(paths.get(word, word) for word in arguments))
+    assert (ran.status, ran.out) == (2, "")
+    assert message in ran.err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_trace_shows_every_token_once_with_its_evaluation(dllmc: Callable, artifact: Path) -> None:
     config = json.dumps(
         {
