@@ -94,13 +94,20 @@ class Pair:
 
     def compare(self, pool: Pool, outcome: StepOutcome, row: int, tally: Tally) -> None:
         """Step the reference and compare with row `row` of what the engine did."""
-        step = self.decoder._step_of_block
-        trace = self.decoder.step()
-        masks = trace.block[1] - trace.block[0]
-        progress = BlockProgress(step, masks, len(self.state.blocks))
+        decoder = self.decoder
+        block = decoder._blocks[min(decoder._block, len(decoder._blocks) - 1)]
+        progress = BlockProgress(
+            decoder._step_of_block,
+            block.span[1] - block.span[0],
+            len(decoder._blocks),
+            decoder._remaining(),
+            block.length,
+        )
+        before = list(decoder.canvas)
+        trace = decoder.step()
         self.traces.append(trace)
         tally.steps += 1
-        tally.decisions += 2 * len(trace.eligible)
+        tally.decisions += 2 * len(trace.eligible) + len(trace.reconsidered)
         eligible = outcome.eligible[row]
         positions = outcome.positions[row][eligible].tolist()
         rows = self.state.events[-1].rows
@@ -113,10 +120,31 @@ class Pair:
             candidates = outcome.ids[row][eligible].tolist()
             committed = outcome.committed[row][eligible].tolist()
             self._judge(candidates, committed, trace, progress, tally)
+            self._judge_revisions(outcome, row, before, trace, tally)
         if bool((outcome.committed[row] & ~eligible).any()):
             tally.unexcused.append(f"{self.request}: committed a row that was not eligible")
         agreed = committed_by(outcome, row) == dict(trace.committed)
         self._continue_from_the_reference(pool, tally, agreed=agreed)
+
+    def _judge_revisions(
+        self, outcome: StepOutcome, row: int, before: list[int], trace: StepTrace, tally: Tally
+    ) -> None:
+        """What was replaced, and by what."""
+        places, ids = outcome.positions[row].tolist(), outcome.ids[row].tolist()
+        flags = outcome.revised[row].tolist()
+        found = {p: i for p, i, flag in zip(places, ids, flags, strict=True) if flag}
+        expected = {p: dict(trace.committed)[p] for p in trace.revised}
+        if found == expected:
+            return
+        exact = {p: rest for p, *rest in self.exact().reconsidered}
+        limit = self.request.config.revise.values()["doubt"]
+        for place in sorted(found.keys() ^ expected.keys()):
+            margin = math.inf
+            if place in exact:
+                _, logit, lead, doubt = exact[place]
+                margin = min(lead / max(1.0, abs(logit)), relative(doubt, limit))
+            what = f"revision of {before[place]} at {place}, step {len(self.traces)}"
+            self._report(what, margin, tally)
 
     def _judge(
         self,
@@ -159,28 +187,45 @@ class Pair:
         state, decoder = self.state, self.decoder
         canvas = pool.canvas[state.row]
         stands = (canvas[: state.length].tolist(), *standing(state))
+        masked = {p for p, token in enumerate(decoder.canvas) if token == self.spec.mask_id}
         should = (
             decoder.canvas,
             decoder.nfe,
             decoder.done,
             decoder._block,
             decoder._step_of_block,
+            decoder._step_of_outer,
+            decoder._unmasked_steps,
             decoder._committed_since_refresh,
+            decoder._exact,
+            masked,
         )
         if agreed and stands != should:
             tally.unexcused.append(f"{self.request}: stands at {stands} and not at {should}")
         canvas[: state.length] = torch.tensor(decoder.canvas)
         state.nfe, state.done = decoder.nfe, decoder.done
         state.block_index, state.step = decoder._block, decoder._step_of_block
-        state.committed = decoder._committed_since_refresh
+        state.outer_step, state.unmasked_steps = decoder._step_of_outer, decoder._unmasked_steps
+        state.committed, state.exact = decoder._committed_since_refresh, decoder._exact
+        state.masked, state._evaluation = masked, None
 
 
 def standing(state: DecodeState) -> tuple[Any, ...]:
-    return (state.nfe, state.done, state.block_index, state.step, state.committed)
+    return (
+        state.nfe,
+        state.done,
+        state.block_index,
+        state.step,
+        state.outer_step,
+        state.unmasked_steps,
+        state.committed,
+        state.exact,
+        state.masked,
+    )
 
 
 def committed_by(outcome: StepOutcome, row: int) -> dict[int, int]:
-    chosen = outcome.committed[row]
+    chosen = outcome.committed[row] | outcome.revised[row]
     places, tokens = outcome.positions[row][chosen], outcome.ids[row][chosen]
     return dict(zip(places.tolist(), tokens.tolist(), strict=True))
 
@@ -240,12 +285,17 @@ def commit_margin(config: DecodingConfig, exact: StepTrace, progress: BlockProgr
             return math.inf
         return relative(doubts[place - 1], doubts[place])
 
-    if policy.kind == "quota":
+    if policy.kind in ("quota", "timesteps"):
         return gap(policy.count(progress))
     if policy.kind == "threshold":
         limit = (1 - policy.threshold) / policy.threshold
         sure = sum(doubt <= limit for doubt in doubts)
         return min([relative(doubt, limit) for doubt in doubts] + ([] if sure else [gap(1)]))
+    if policy.kind == "dynamic":
+        limit = (1 - policy.threshold) / policy.threshold
+        enough = sum(doubt < limit for doubt in doubts) >= policy.count(progress)
+        margin = min(relative(doubt, limit) for doubt in doubts)
+        return margin if enough else min(margin, gap(policy.count(progress)))
     margins = []
     taken = len(doubts)
     for place in range(1, len(doubts)):

@@ -52,8 +52,9 @@ def test_every_decision_is_that_of_the_reference() -> None:
     total = Tally()
 
     @settings(max_examples=CASES, derandomize=not EXPLORING, suppress_health_check=UNHURRIED)
-    @given(st.sampled_from(SHAPES), batches())
-    def drawn(shape: Shape, requests: list[Request]) -> None:
+    @given(st.data(), st.sampled_from(SHAPES))
+    def drawn(data: st.DataObject, shape: Shape) -> None:
+        requests = data.draw(batches(shape))
         tally = compare(engine_of(shape), shape, requests)
         total.add(tally)
         assert not tally.unexcused

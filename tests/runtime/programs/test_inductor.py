@@ -62,7 +62,7 @@ def test_every_decision_is_that_of_the_reference(engine: Engine) -> None:
         derandomize=not EXPLORING,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    @given(batches())
+    @given(batches(SHAPE))
     def drawn(requests: list[Request]) -> None:
         tally = run(engine, model.module, model.spec, requests)
         total.add(tally)
