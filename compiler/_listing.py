@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from torch.fx import GraphModule, Node
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BEGINNING, END = "before the layers", "after the layers"
 _LAYER = re.compile(r"(?:^|\.)(?P<layer>(?:\w+\.)*?\w+\.\d+)(?=\.|$)")
+_ATTENTION = re.compile("scaled_dot_product|softmax|attention")
 # Beside our own: what the lowering has an implementation for.
 _CANONICAL = (torch.ops.aten.linear.default,)
 
@@ -119,24 +120,47 @@ def _shape(value: object, sizes: Mapping[str, str]) -> str:
 
 
 def _titles(nodes: Sequence[Node], provenance: Provenance) -> dict[Node, str]:
-    """The section of each node; those of no layer go with what they stand between."""
-    known = {node: _layer_of(node, provenance) for node in nodes}
-    last = next((node for node in reversed(nodes) if known[node]), None)
+    """The section of each node.
+
+    A layer is an item of a list of modules in which there is attention. Where a model has no such
+    list, a section goes from one attention call to the next. Nodes of no layer go with what they
+    stand between.
+    """
+    layers = {node: _layer_of(node, provenance) for node in nodes}
+    attending = [node for node in nodes if _ATTENTION.search(operator_name(node.target))]
+    lists = {_list_of(layers[node]) for node in attending} - {""}
+    if not lists:
+        return _titles_by_attention(nodes, set(attending))
+    layers = {node: layer for node, layer in layers.items() if _list_of(layer) in lists}
+    last = next(node for node in reversed(nodes) if node in layers)
     titles: dict[Node, str] = {}
     current, is_over = BEGINNING, False
     for node in nodes:
-        current = known[node] or (END if is_over else current)
+        current = layers.get(node) or (END if is_over else current)
         titles[node] = current
         is_over = is_over or node is last
     return titles
 
 
-def _layer_of(node: Node, provenance: Provenance) -> str | None:
+def _titles_by_attention(nodes: Sequence[Node], attending: Collection[Node]) -> dict[Node, str]:
+    titles, count = {}, 0
+    for node in nodes:
+        count += node in attending
+        titles[node] = f"from attention {count}" if count else BEGINNING
+    return titles
+
+
+def _layer_of(node: Node, provenance: Provenance) -> str:
+    """The outermost item of a list of modules that a node was called in, or nothing."""
     for origin in (*reversed(provenance.captured(node)), node):
         for path, *_ in reversed(list(origin.meta.get("nn_module_stack", {}).values())):
             if found := _LAYER.search(str(path)):
                 return found["layer"]
-    return None
+    return ""
+
+
+def _list_of(layer: str) -> str:
+    return layer.rpartition(".")[0]
 
 
 def _folded(found: Iterable[Section]) -> list[Section]:
