@@ -167,6 +167,8 @@ def _order_of(node: Node) -> list[int] | None:
     rank = value_of(node).dim()
     if is_call(node, aten.permute.default):
         return [axis % rank for axis in argument(node, "dims")]
+    if is_call(node, aten.mT.default):
+        return [*range(rank - 2), rank - 1, rank - 2]
     if is_call(node, aten.transpose.int):
         order = list(range(rank))
         first, second = (argument(node, name) % rank for name in ("dim0", "dim1"))

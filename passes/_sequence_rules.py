@@ -149,6 +149,11 @@ def _transpose(node: Node, found: SequenceAxes) -> int | None:
     return {first: second, second: first}.get(axis, axis)
 
 
+def _last_two(node: Node, found: SequenceAxes) -> int | None:
+    last, axis = _rank(node) - 1, found.axis[_first(node)]
+    return {last: last - 1, last - 1: last}.get(axis, axis)
+
+
 def _permute(node: Node, found: SequenceAxes) -> int | None:
     dims = [_dim(d, _rank(node)) for d in argument(node, "dims")]
     return dims.index(found.axis[_first(node)])
@@ -216,6 +221,11 @@ def _batch_norm(node: Node, found: SequenceAxes) -> int | None:
 
 def _expand(node: Node, found: SequenceAxes) -> int | None:
     return found.axis[_first(node)] + _rank(node) - _rank(_first(node))
+
+
+def _expand_as(node: Node, found: SequenceAxes) -> int | None:
+    """The other tensor gives no more than a shape, which is checked."""
+    return _expand(node, found) if _first(node) in found.axis else None
 
 
 def _join(node: Node, found: SequenceAxes) -> int | None:
@@ -295,6 +305,9 @@ _RULES: dict[Any, Rule] = {
     aten.stack.default: _join,
     aten.expand.default: _expand,
     aten.repeat.default: _expand,
+    aten.expand_as.default: _expand_as,
+    aten.view_as.default: _view,
+    aten.mT.default: _last_two,
     aten.swapaxes.default: _transpose,
     aten.swapdims.default: _transpose,
     aten.view_as_complex.default: _complex_of_pairs,
