@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 EXPERTS, HIDDEN, GROUPS = 6, 5, 3
 OPERATOR = "dllmc.experts.default"
-MIXES, NO_RULE = "mixes or reorders positions", "has no rule that proves it position-wise"
+MIXES, ORDERS = "mixes or reorders positions", "puts rows to other positions"
+PICKS = "picks rows by where they stand or by what they hold"
 
 
 class Mixture(Toy):
@@ -163,11 +164,11 @@ class SortsRowsItself(Mixture):
 BAD = [
     (ExpertsByPosition, OPERATOR, MIXES),
     (RouteOfAnotherRow, OPERATOR, MIXES),
-    (RowsChooseRows, "aten.topk.default", MIXES),
-    (GathersRows, "aten.gather.default", MIXES),
-    (ScattersRows, "aten.scatter.value", MIXES),
-    (GathersSequences, "aten.gather.default", MIXES),
-    (SortsRowsItself, "aten.argsort.default", NO_RULE),
+    (RowsChooseRows, "aten.topk.default", ORDERS),
+    (GathersRows, "aten.gather.default", PICKS),
+    (ScattersRows, "aten.scatter.value", PICKS),
+    (GathersSequences, "aten.gather.default", PICKS),
+    (SortsRowsItself, "aten.argsort.default", ORDERS),
 ]
 
 
