@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 _FROZEN = re.compile(r"marked (\w+) as dynamic .* specialized it to be a constant \((\d+)\)")
 _PARTIAL = re.compile(r"Not all values of (\w+) = .* satisfy the generated guard (.+)")
-_FROM_TOKENS = {
+_FROM_VALUES = {
     "Could not guard on data-dependent": (
-        "the code branches on what the tokens are{place}; compute both sides and choose with "
+        "the code branches on the values of a tensor{place}; compute both sides and choose with "
         "`torch.where`"
     ),
     "Could not extract specialized integer": (
-        "the code makes a number of what the tokens are{place}; keep it a tensor"
+        "the code makes a number of the values of a tensor{place}; keep it a tensor"
     ),
     ".numpy() is not supported": (
         "the code leaves torch by `.numpy()`{place}; write it with torch"
@@ -91,7 +91,7 @@ def reason(error: Exception, watch: SizeWatch) -> str:
             f"{watch.place(partial[1])}; it must be the same for every canvas"
         )
     place = place_of_error(error)
-    for sign, said in _FROM_TOKENS.items():
+    for sign, said in _FROM_VALUES.items():
         if sign in text:
             return said.format(place=place)
     first = (text.splitlines() or [type(error).__name__])[0]

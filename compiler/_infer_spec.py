@@ -85,7 +85,7 @@ def _first(configs: list[Any], names: tuple[str, ...]) -> Any:
 
 
 def _ids(values: list[Any]) -> tuple[int, ...]:
-    found = []
+    found: list[Any] = []
     for value in values:
         found += value if isinstance(value, list | tuple) else [value]
     return tuple(dict.fromkeys(v for v in found if isinstance(v, int)))

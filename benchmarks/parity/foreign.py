@@ -5,11 +5,12 @@ one that the code works in:
 
     python benchmarks/parity/foreign.py llada FOLDER    configuration_llada.py, modeling_llada.py
     python benchmarks/parity/foreign.py dream FOLDER    configuration_dream.py, modeling_dream.py
+    python benchmarks/parity/foreign.py fast_dllm_v2 FOLDER    configuration.py, modeling.py
 
-Transformers 4.49 to 4.57. Weights are drawn from a seed, and random tokens hold masks. The module
-goes into `dllmc.compile` unmodified, without a spec: its configuration tells everything. Every
-pass is verified in float64. What the engine decodes is compared with `dllmc.reference.generate`
-on the published module; `--inductor` compiles the steps too.
+Transformers 4.49 to 4.57; 4.57 for Fast-dLLM v2. Weights are drawn from a seed, and random tokens
+hold masks. The module goes into `dllmc.compile` unmodified, without a spec: its configuration
+tells everything. Every pass is verified in float64. What the engine decodes is compared with
+`dllmc.reference.generate` on the published module; `--inductor` compiles the steps too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import collections
 import importlib
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
     from dllmc.models import LoadedModel
 
+    # The module, and what it is called with where that is more than tokens.
+    Built = tuple[nn.Module, dict[str, Any] | None]
+
 # Width, heads, key and value heads, layers, rotary base, tied head
 SHAPES = (
     (32, 4, 4, 2, 1e4, False),
@@ -44,6 +49,8 @@ SHAPES = (
     (64, 4, 1, 2, 1e6, False),
     (32, 4, 2, 2, 1e4, True),
 )
+# Of Fast-dLLM v2.
+BLOCKS = (4, 8, 16, 32)
 LENGTHS = (1, 2, 6, 7, 8, 31, 64, 120)
 CANVAS = 128
 PROMPTS, NEW = (3, 8, 13), 24
@@ -57,30 +64,31 @@ COMMITS: tuple[dict[str, Any], ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("system", choices=("llada", "dream"))
+    parser.add_argument("system", choices=BUILDERS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--inductor", action="store_true")
     parser.add_argument("--shift", type=int, choices=(0, 1), help="instead of the inferred one")
     options = parser.parse_args()
     common.package("published", options.folder.resolve())
-    build = {"llada": llada, "dream": dream}[options.system]
+    sys.path.insert(0, str(options.folder.resolve()))
+    build = BUILDERS[options.system]
     backend = "inductor" if options.inductor else "eager"
     given = {} if options.shift is None else {"logit_shift": options.shift}
     rows = []
     for number in range(len(SHAPES)):
         torch.manual_seed(number)
-        module = build(number)
+        module, example = build(number)
         begun = time.perf_counter()
-        compiled = dllmc.compile(module, spec=given, backend=backend, verify=True)
+        compiled = dllmc.compile(module, spec=given, example=example, backend=backend, verify=True)
         seconds = time.perf_counter() - begun
-        adapted = dllmc.adapt(module, spec=given)
+        adapted = dllmc.adapt(module, spec=given, example=example)
         matches = {result.name: result.matched for result in compiled.report}
         rows.append(
             {
                 "shape": SHAPES[number],
                 "spec": adapted.spec.model_dump(exclude_defaults=True),
                 "seconds": round(seconds, 1),
-                "logits": captured_against(module, adapted, number),
+                "logits": captured_against(module, example, adapted, number),
                 "matches": {name: n for name, n in matches.items() if name.startswith("match_")},
                 "decodes": decoded_against(adapted, compiled.engine(), number),
             }
@@ -96,16 +104,19 @@ def main() -> None:
     )
 
 
-def captured_against(module: nn.Module, adapted: LoadedModel, number: int) -> dict[str, float]:
+def captured_against(
+    module: nn.Module, example: dict[str, Any] | None, adapted: LoadedModel, number: int
+) -> dict[str, float]:
     """The captured graph against the published forward, at lengths that it was not traced at."""
     graph = capture(adapted.module, adapted.spec)
+    more = {name: value for name, value in (example or {}).items() if name != "input_ids"}
     worst = 0.0
     for length, batch in itertools.product(LENGTHS, (1, 4)):
         prompts = [common.prompt(100 * number + row, length) for row in range(batch)]
         tokens = torch.tensor(prompts)
         tokens[torch.rand(tokens.shape) < 0.5] = common.MASK
         with torch.no_grad():
-            (found,), expected = graph(tokens), module(tokens).logits
+            (found,), expected = graph(tokens), module(tokens, **more).logits
         worst = max(worst, (found - expected).abs().max().item())
     return {"inputs": 2 * len(LENGTHS), "largest difference": worst}
 
@@ -114,7 +125,7 @@ def decoded_against(adapted: LoadedModel, engine: Any, number: int) -> dict[str,
     """The engine against the reference decoder on the published module."""
     counts: collections.Counter[str] = collections.Counter()
     different = []
-    for index, (length, config) in enumerate(itertools.product(PROMPTS, configs())):
+    for index, (length, config) in enumerate(itertools.product(PROMPTS, configs(adapted.spec))):
         prompt = common.prompt(3000 + 50 * number + index, length)
         found = engine.generate(prompt, max_new_tokens=NEW, config=config)
         expected = dllmc.reference.generate(adapted, prompt, config, max_new_tokens=NEW)
@@ -128,41 +139,58 @@ def decoded_against(adapted: LoadedModel, engine: Any, number: int) -> dict[str,
     return {**counts, "different": different}
 
 
-def configs() -> Iterator[Any]:
-    caches = ({"kind": "none"}, {"kind": "prefix"}, {"kind": "dual"})
-    for commit, cache, block in itertools.product(COMMITS, caches, (8, 24)):
+def configs(spec: dllmc.DenoiserSpec) -> Iterator[Any]:
+    caches, blocks, commits = ("none", "prefix", "dual"), (8, 24), COMMITS
+    if spec.block_length is not None:
+        # How many blocks there are depends on the prompt, so steps may not divide over them.
+        commits = ({"kind": "quota"}, *COMMITS[1:])
+        caches, blocks = ("none", "block_causal"), (spec.block_length,)
+    for commit, cache, block in itertools.product(commits, caches, blocks):
         yield dllmc.DecodingConfig.model_validate(
             {
                 "schedule": {"kind": "blocks", "block_length": block},
                 "commit": commit,
-                "cache": cache,
+                "cache": {"kind": cache},
             }
         )
 
 
-def dream(number: int) -> nn.Module:
-    width, heads, kv_heads, layers, base, tied = SHAPES[number]
-    config = published("configuration_dream").DreamConfig(
-        vocab_size=common.VOCABULARY,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=CANVAS,
-        rope_theta=base,
-        tie_word_embeddings=tied,
-        mask_token_id=common.MASK,
-        pad_token_id=common.PAD,
-        bos_token_id=common.EOS,
-        eos_token_id=common.EOS,
-        attn_implementation="sdpa",
-    )
+def dream(number: int) -> Built:
+    config = published("configuration_dream").DreamConfig(**qwen_keys(number))
     module = published("modeling_dream").DreamModel(config)
-    return give_weights(module, number, "lm_head.weight")
+    return give_weights(module, number, "lm_head.weight"), None
 
 
-def llada(number: int) -> nn.Module:
+def fast_dllm_v2(number: int) -> Built:
+    block = BLOCKS[number]
+    config = published("configuration").Fast_dLLM_QwenConfig(**qwen_keys(number), bd_size=block)
+    module = published("modeling").Fast_dLLM_QwenForCausalLM(config)
+    # The forward takes the block length as an argument, and 32 where it is not given.
+    example = {"input_ids": torch.zeros(1, 5, dtype=torch.int64), "block_size": block}
+    return give_weights(module, number, "lm_head.weight"), example
+
+
+def qwen_keys(number: int) -> dict[str, Any]:
+    width, heads, kv_heads, layers, base, tied = SHAPES[number]
+    return {
+        "vocab_size": common.VOCABULARY,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": CANVAS,
+        "rope_theta": base,
+        "tie_word_embeddings": tied,
+        "mask_token_id": common.MASK,
+        "pad_token_id": common.PAD,
+        "bos_token_id": common.EOS,
+        "eos_token_id": common.EOS,
+        "attn_implementation": "sdpa",
+    }
+
+
+def llada(number: int) -> Built:
     width, heads, kv_heads, layers, base, tied = SHAPES[number]
     config = published("configuration_llada").LLaDAConfig(
         d_model=width,
@@ -201,7 +229,7 @@ def llada(number: int) -> nn.Module:
     # The wrapper alone would put the weights on a GPU.
     keys = modeling.create_model_config_from_pretrained_config(config)
     module = modeling.LLaDAModelLM(config, model=modeling.LLaDAModel(keys, init_params=False))
-    return give_weights(module, number, "model.transformer.ff_out.weight")
+    return give_weights(module, number, "model.transformer.ff_out.weight"), None
 
 
 def published(name: str) -> Any:
@@ -219,6 +247,8 @@ def give_weights(module: nn.Module, number: int, head: str) -> nn.Module:
                 parameter *= scales["head_scale"] / parameter.std() / parameter.shape[1] ** 0.5
     return module
 
+
+BUILDERS = {"llada": llada, "dream": dream, "fast_dllm_v2": fast_dllm_v2}
 
 if __name__ == "__main__":
     main()

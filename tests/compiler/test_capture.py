@@ -142,8 +142,8 @@ class TwoInputs(nn.Module):
     [
         (Counting(), "the forward changes calls"),
         (Overwriting(), "the forward changes tokens"),
-        (Branching(), "the code branches on what the tokens are"),
-        (Counted(), "the code makes a number of what the tokens are"),
+        (Branching(), "the code branches on the values of a tensor"),
+        (Counted(), "the code makes a number of the values of a tensor"),
         (Numerical(), r"the code leaves torch by `.numpy\(\)`"),
         (FixedLength(), "a shape is frozen at the example's `length` = 7"),
         (FixedView(), "a shape is frozen at the example's `batch` = 3 and `length` = 7"),
