@@ -52,7 +52,7 @@ def experts(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tens
     hidden = (F.silu(gate) * up).flatten(0, -3).transpose(0, 1)
     every = torch.matmul(hidden, down.transpose(1, 2)).transpose(0, 1)
     chosen = ids.flatten(0, -2)[..., None].expand(-1, -1, x.shape[-1])
-    return _weighted(every.gather(1, chosen).view(*ids.shape, -1), weights, x)
+    return _weighted(every.gather(1, chosen).view(*ids.shape, x.shape[-1]), weights, x)
 
 
 def _weighted(outputs: Tensor, weights: Tensor, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def _unsort(outputs: Tensor, order: Tensor, ids: Tensor, weights: Tensor, x: Ten
     """Bring the outputs back to their rows and add each row's up, in the order of its choices."""
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
-    return _weighted(outputs[back].view(*ids.shape, -1), weights, x)
+    return _weighted(outputs[back].view(*ids.shape, x.shape[-1]), weights, x)
 
 
 def _alike(x: Tensor, gate_up: Tensor, down: Tensor) -> bool:

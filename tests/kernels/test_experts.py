@@ -189,3 +189,9 @@ def test_a_cpu_sorts_rows_except_in_float64() -> None:
     assert default_implementations(CPU, torch.bfloat16)["experts"] == "sorted"
     assert "experts" not in default_implementations(CPU, torch.float64)
     assert "experts" not in default_implementations(torch.device("cuda"), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["torch", "sorted"])
+def test_no_rows_give_no_rows(name: str) -> None:
+    x, ids, weights, gate_up, down = drawn(0, 32, 16, dtype=torch.float32)
+    assert implementation("experts", name)(x, ids, weights, gate_up, down).shape == (0, 32)
