@@ -103,7 +103,6 @@ def compile_model(
         raise UsageError(
             f"`backend`={backend!r} is unknown; {nearest(backend, get_args(Backend))}"
         )
-    _check_supported(loaded.spec)
     configs = configure(passes)
     module = loaded.module.to(device)
     dtype = check_weights(module)
