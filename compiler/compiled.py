@@ -18,10 +18,10 @@ from dllmc.compiler.capture import capture
 from dllmc.compiler.pipeline import configure, run_passes
 from dllmc.kernels import default_implementations
 from dllmc.models import LoadedModel
-from dllmc.passes import PassContext
+from dllmc.passes import PassContext, Stage, ordered
 from dllmc.passes.lower_operators import LowerOperatorsConfig
 from dllmc.passes.match_eager_attention import count_attention
-from dllmc.spec import CaptureError, ConfigError, DenoiserSpec, UsageError, nearest
+from dllmc.spec import CaptureError, DenoiserSpec, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -149,19 +149,6 @@ def _loaded(
     return dataclasses.replace(model, spec=given)
 
 
-def _check_supported(spec: DenoiserSpec) -> None:
-    if spec.attention != "full":
-        raise ConfigError(
-            f"`attention`={spec.attention!r} cannot be compiled by this version; only full "
-            "attention can"
-        )
-    if spec.logit_shift:
-        raise ConfigError(
-            f"`logit_shift`={spec.logit_shift} cannot be compiled by this version; only models "
-            "whose logits belong to their own position can"
-        )
-
-
 def _rewrite(
     module: nn.Module,
     spec: DenoiserSpec,
@@ -171,12 +158,14 @@ def _rewrite(
     before_and_after: Callable[[str, GraphModule], None] | None = None,
 ) -> tuple[dict[str, GraphModule], list[PassResult]]:
     captured = capture(module, spec, wide=verify)
-    layers = count_attention(captured)
-    if not layers:
-        raise CaptureError(
-            f"{name_of(module)} has no attention that the compiler "
-            "can find; there is nothing to cache"
-        )
     declared: dict[str, int] = getattr(module, "expected_matches", dict)()
-    context = PassContext(spec, layers, declared)
+    context = PassContext(spec, count_attention(captured), declared)
+    if not context.layers:
+        # What mixes positions in place of attention is named by the analysis.
+        for kind in ordered(Stage.CANONICALISE, Stage.POSITIONALISE):
+            kind().run(captured, context)
+        raise CaptureError(
+            f"{name_of(module)} has no attention that the compiler can find; there is nothing to "
+            "cache"
+        )
     return run_passes(captured, context, configs, verify=verify, before_and_after=before_and_after)
