@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.machinery
 import json
 import sys
 import types
@@ -34,7 +35,7 @@ VOCABULARY, MASK, EOS, PAD = 96, 95, 94, 93
 
 
 class Published(Protocol):
-    """A published model with its loops.
+    """A published model with its loops; `names` may tell `draw` its embedding and head.
 
     Attributes:
         keys: Of its `config.json`.
@@ -141,6 +142,15 @@ def package(name: str, folder: Path) -> None:
     sys.modules.setdefault(name, module)
 
 
+def stand_in(name: str, **attributes: Any) -> None:
+    """Makes `name` importable with these attributes in place of a package that is not needed."""
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.__path__ = []
+    vars(module).update(attributes)
+    sys.modules[name] = module
+
+
 def record(
     output: Path,
     source: dict[str, Any],
@@ -168,6 +178,7 @@ def record(
         {
             "keys": model.keys,
             **scales(number),
+            **getattr(model, "names", {}),
             "probe": model.probe,
             "tensors": stored(model.model),
         }

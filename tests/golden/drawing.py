@@ -30,11 +30,13 @@ def draw(
     qk_scale: float,
     embedding_scale: float,
     head_scale: float,
+    embedding: str | None = None,
+    head: str = "lm_head.weight",
 ) -> dict[str, Tensor]:
     """One float32 tensor per name, drawn in the order of the names.
 
     The scales set how much attention, context and confidences vary; the mask's logit is 0,
-    which is never the largest.
+    which is never the largest. `embedding` and `head` are names that say less than others'.
     """
     generator = np.random.default_rng(seed)
     state = {}
@@ -44,13 +46,13 @@ def draw(
             value *= 0.1
         elif len(shape) == 1:
             value = 1 + 0.1 * value
-        elif name.endswith(EMBEDDINGS):
+        elif name.endswith(EMBEDDINGS) or name == embedding:
             value *= embedding_scale
         else:
             value /= math.sqrt(shape[1])
         if any(part in name for part in PROJECTIONS + NORMS):
             value *= qk_scale
-        if name == "lm_head.weight":
+        if name == head:
             value *= head_scale
             value[mask_id] = 0
         state[name] = torch.from_numpy(value.astype(np.float32))

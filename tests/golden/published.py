@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dllmc.models import LoadedModel
 
 FOLDER = Path(__file__).parent
-SYSTEMS = ("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2")
+SYSTEMS = ("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2", "d2f")
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,24 @@ def stored(system: str) -> dict[str, Any]:
 def model(system: str, number: int, keys: tuple[tuple[str, Any], ...] = ()) -> LoadedModel:
     """A model of the file, through a checkpoint as it is published."""
     kept = stored(system)["models"][number]
-    scales = {key: kept[key] for key in ("seed", "qk_scale", "embedding_scale", "head_scale")}
-    weights = draw(kept["tensors"], kept["keys"]["mask_token_id"], **scales)
+    drawn = {key: value for key, value in kept.items() if key not in ("keys", "probe", "tensors")}
+    weights = draw(kept["tensors"], kept["keys"]["mask_token_id"], **drawn)
     with tempfile.TemporaryDirectory() as folder:
         save_file(weights, Path(folder) / "model.safetensors")
         (Path(folder) / "config.json").write_text(json.dumps(kept["keys"] | dict(keys)))
         loaded = load_checkpoint(folder)
         state = loaded.module.state_dict()
         loaded.module.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
-    return replace(loaded, name=f"{system}-{number}", source=None)
+    spec = loaded.spec
+    if system == "d2f":  # as its adapters make of LLaDA
+        spec = spec.model_copy(
+            update={
+                "attention": "block_causal",
+                "block_length": dict(keys).get("block_size", 32),
+                "blocks_from": "response",
+            }
+        )
+    return replace(loaded, spec=spec, name=f"{system}-{number}", source=None)
 
 
 def probe(system: str, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,6 +218,17 @@ def _fast_dllm_v2(number: int, told: dict[str, Any]) -> Case:
     )
 
 
+def _d2f(number: int, told: dict[str, Any]) -> Case:
+    """The pipeline only where a block begins when the one before is finished."""
+    way, config = "overlapping blocks", None
+    if told["block_add_threshold"] == 1:
+        way = "one block after the other"
+        commit = {"kind": "threshold", "threshold": told["skip_threshold"]}
+        config = _config(told["block_size"], commit, {"kind": "block_causal", "append": "joined"})
+    keys = (("block_size", told["block_size"]),)
+    return _case("d2f", number, told, keys=keys, way=way, config=config)
+
+
 TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
     "dream": _dream,
     "llada_moe": _llada_moe,
@@ -216,4 +236,5 @@ TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
     "llada2": _llada2,
     "llada21": functools.partial(_llada2, system="llada21"),
     "fast_dllm_v2": _fast_dllm_v2,
+    "d2f": _d2f,
 }

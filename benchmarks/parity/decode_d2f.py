@@ -1,0 +1,144 @@
+"""Decodes of LLaDA by D2F's pipelined loop.
+
+    python benchmarks/parity/decode_d2f.py CLONE/D2F-eval tests/golden/d2f.json
+
+CLONE is one of zhijie-group/Discrete-Diffusion-Forcing. The loop is a method of its evaluation
+class, which needs an evaluation harness and data sets; both have stand-ins here. Needs
+transformers 4.49, PEFT and accelerate. With `block_add_threshold` 1 a block begins when the one
+before is finished; its keys are then stored in the evaluation that the next block begins with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import types
+from typing import Any
+
+import decode_common as common
+import torch
+
+SOURCE = {
+    "repository": "zhijie-group/Discrete-Diffusion-Forcing",
+    "commit": "771f745",
+    "license": "MIT",
+}
+# Width, heads, key and value heads, layers.
+SHAPES = ((32, 4, None, 2), (32, 4, 2, 2), (48, 6, 2, 3))
+LENGTHS = (1, 3, 8, 9, 13, 16, 22)
+NAMES = {"embedding": "model.transformer.wte.weight", "head": "model.transformer.ff_out.weight"}
+LONGEST = 128
+
+
+def keys(number: int) -> dict[str, Any]:
+    width, heads, kv_heads, layers = SHAPES[number]
+    return {
+        "architectures": ["LLaDAModelLM"],
+        "model_type": "llada",
+        "d_model": width,
+        "n_heads": heads,
+        "n_kv_heads": kv_heads,
+        "n_layers": layers,
+        "mlp_hidden_size": 2 * width,
+        "vocab_size": common.VOCABULARY,
+        "embedding_size": common.VOCABULARY,
+        "max_sequence_length": LONGEST,
+        "rope": True,
+        "rope_theta": (500000.0, 10000.0)[number % 2],
+        "rms_norm_eps": 1e-5,
+        "block_type": "llama",
+        "activation_type": "silu",
+        "layer_norm_type": "rms",
+        "attention_layer_norm": False,
+        "alibi": False,
+        "input_emb_norm": False,
+        "scale_logits": False,
+        "weight_tying": False,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "mask_token_id": common.MASK,
+        "eos_token_id": common.EOS,
+        "pad_token_id": common.PAD,
+    }
+
+
+def plans() -> list[dict[str, Any]]:
+    """Settings by the published names."""
+    found = [
+        {
+            "block_size": block,
+            "max_new_tokens": new,
+            "block_add_threshold": add,
+            "decoded_token_threshold": full,
+            "skip_threshold": skip,
+        }
+        for (block, new), skip, (add, full) in itertools.product(
+            ((8, 32), (16, 48), (8, 48)),
+            (0.9, 0.5, 0.25),
+            ((1.0, 0.95), (0.1, 0.95), (0.5, 0.5)),
+        )
+    ]
+    return found * 5
+
+
+def stand_ins() -> None:
+    common.stand_in("datasets", Dataset=object)
+    common.stand_in("lm_eval", utils=None)
+    common.stand_in("lm_eval.__main__", cli_evaluate=None)
+    common.stand_in("lm_eval.api")
+    common.stand_in("lm_eval.api.instance", Instance=object)
+    common.stand_in("lm_eval.api.model", TemplateLM=object)
+    common.stand_in("lm_eval.api.registry", register_model=lambda _: lambda found: found)
+    common.stand_in("lm_eval.models")
+    common.stand_in("lm_eval.models.utils", get_dtype=None)
+
+
+class Published:
+    names = NAMES
+
+    def __init__(self, number: int) -> None:
+        from eval_llada import DreamLoRA as Evaluation  # LLaDA's, in spite of its name
+        from model_cache.llada.configuration_llada import LLaDAConfig
+        from model_cache.llada.modeling_llada import LLaDAModelLM
+
+        self.keys = keys(number)
+        config = LLaDAConfig(**self.keys, init_device="cpu", flash_attention=False)
+        model = LLaDAModelLM(config, init_params=True)
+        self.model = common.give_weights(model, common.scales(number) | NAMES)
+        self.probe = common.probe(lambda tokens: self.model(tokens).logits, 7)
+        self.calls = common.Calls()
+        self.calls.watch(self.model)
+        self.evaluation = Evaluation
+
+    def decode(self, plan: dict[str, Any], prompt: list[int]) -> dict[str, Any]:
+        own = types.SimpleNamespace(
+            model=self.model,
+            mask_token_id=common.MASK,
+            device=torch.device("cpu"),
+            target_dtype=torch.float32,
+            max_length=LONGEST,
+            temperature=0.0,
+            top_p=None,
+            top_k=None,
+            sampling_strategy="default",
+            tokenizer=types.SimpleNamespace(decode=lambda *_, **__: ""),
+            **plan,
+        )
+        update = self.evaluation._update_block_completion_states
+        own._update_block_completion_states = types.MethodType(update, own)
+        self.calls.clear()
+        tokens = self.evaluation._generate_block_single(own, torch.tensor([prompt]))
+        return {"tokens": tokens, **self.calls.taken()}
+
+
+def main() -> None:
+    folder, output = common.paths("d2f_eval")
+    stand_ins()
+    sys.path.insert(0, str(folder))
+    models = [Published(number) for number in range(len(SHAPES))]
+    files = [folder / "eval_llada.py", folder / "model_cache/llada/modeling_llada.py"]
+    common.record(output, SOURCE, files, models, plans(), LENGTHS)
+
+
+if __name__ == "__main__":
+    main()
