@@ -89,7 +89,11 @@ class Assembly:
             node = self._wiring.weight(node)
             if node not in copies:
                 # Sizes are found out where they are needed first.
-                copies[node] = piece.node_copy(node, copy)
+                args, kwargs = map_arg((node.args, node.kwargs), copy)
+                # Pieces that are the same have the same names.
+                name = f"call_{len(copies) - len(takes)}"
+                copies[node] = piece.create_node(node.op, node.target, args, kwargs, name)
+                copies[node].meta = node.meta.copy()
             return copies[node]
 
         for node in nodes:

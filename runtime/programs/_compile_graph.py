@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch._dynamo.source import ConstantSource
+from torch._functorch import config as functorch_config
 from torch._guards import TracingContext, tracing
-from torch._inductor.compile_fx import compile_fx
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import (
@@ -27,11 +28,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
+    from torch._subclasses import FakeTensor
+
+    Program = Callable[..., Any]
+
+
+def fake_inputs(
+    inputs: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]
+) -> dict[str, FakeTensor]:
+    """Fake tensors like `inputs`, of one mode, with symbols for the sizes of dynamic axes.
+
+    Duck shaping: dynamic axes of equal size in the examples are one quantity.
+    """
+    environment = ShapeEnv(duck_shape=True)
+    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+    fakes = {}
+    for name, tensor in inputs.items():
+        axes = [
+            DimDynamic.DUCK if axis in dynamic.get(name, ()) else DimDynamic.STATIC
+            for axis in range(tensor.dim())
+        ]
+        context: StatelessSymbolicContext[Any, Any]
+        context = StatelessSymbolicContext(dynamic_sizes=axes)
+        source = ConstantSource(name)
+        fakes[name] = mode.from_tensor(tensor, symbolic_context=context, source=source)
+    return fakes
 
 
 def compile_graph(
     graph: GraphModule, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]
-) -> tuple[Callable[..., Any], list[str]]:
+) -> tuple[Program, list[str]]:
     """Compile `graph` for inputs like `inputs`.
 
     Args:
@@ -44,26 +70,64 @@ def compile_graph(
         The program, taking the graph's inputs in order, and the conditions on sizes under which
         it holds; none if it holds for all.
     """
+    return _compile(graph, inputs, dynamic, compile_fx_inner)
+
+
+def compile_piece(
+    piece: GraphModule, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]
+) -> tuple[Program, list[str]]:
+    """Compile a piece of a step, for the least time per call.
+
+    Args:
+        piece: Has no weights of its own, and returns a tuple.
+        inputs: As in `compile_graph`.
+        dynamic: As in `compile_graph`.
+
+    Returns:
+        The program and its conditions, as from `compile_graph`, but it takes a list of the
+        inputs, and empties it.
+    """
+    made: list[Program] = []
+
+    def compile_inner(module: GraphModule, given: Sequence[Any], **options: Any) -> Program:
+        program = cast("Program", compile_fx_inner(module, given, **options))
+        results = module.graph.output_node().args[0]
+        if len(given) == len(inputs) and len(results) == _results(piece):  # type: ignore[arg-type]
+            made.append(program)
+        return program
+
+    # AOTAutograd's own cache would come before `compile_inner`; Inductor's is the dear one.
+    with functorch_config.patch(enable_autograd_cache=False):
+        whole, conditions = _compile(piece, inputs, dynamic, compile_inner)
+    if not made:
+        return lambda given: whole(*given), conditions
+    # AOTAutograd's wrapper, which has no work where inputs and results are those of the compiled
+    # function, and Inductor's, which is for profilers, take 10 us per call and the rest 5.
+    return getattr(made[0], "current_callable", None) or made[0], conditions
+
+
+def _compile(
+    graph: GraphModule,
+    inputs: Mapping[str, Tensor],
+    dynamic: Mapping[str, Sequence[int]],
+    compile_inner: Callable[..., Any],
+) -> tuple[Program, list[str]]:
     module = GraphModule(graph, copy.deepcopy(graph.graph))
-    # Duck shaping: dynamic axes of equal size in the examples are one quantity.
-    environment = ShapeEnv(duck_shape=True)
-    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    examples = []
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    examples = {name: inputs[name] for name in names}
+    fakes = fake_inputs(examples, dynamic)
+    mode = next(iter(fakes.values())).fake_mode
     for node in module.graph.nodes:
         node.meta.pop("val", None)
-        if node.op != "placeholder":
-            continue
-        name = str(node.target)
-        tensor = inputs[name]
-        axes = [
-            DimDynamic.DUCK if axis in dynamic.get(name, ()) else DimDynamic.STATIC
-            for axis in range(tensor.dim())
-        ]
-        context: StatelessSymbolicContext[Any, Any]
-        context = StatelessSymbolicContext(dynamic_sizes=axes)
-        source = ConstantSource(name)
-        node.meta["val"] = mode.from_tensor(tensor, symbolic_context=context, source=source)
-        examples.append(tensor)
+        if node.op == "placeholder":
+            node.meta["val"] = fakes[str(node.target)]
     with torch.no_grad(), tracing(TracingContext(mode)):
-        program = cast("Callable[..., Any]", compile_fx(module, examples))
-    return program, [str(guard.expr) for guard in environment.guards]
+        given = list(examples.values())
+        program = cast("Program", compile_fx(module, given, inner_compile=compile_inner))
+    return program, [str(guard.expr) for guard in mode.shape_env.guards]
+
+
+def _results(piece: GraphModule) -> int:
+    results = piece.graph.output_node().args[0]
+    assert isinstance(results, tuple)
+    return len(results)

@@ -44,6 +44,7 @@ def no_compilation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError(f"compiles once more: {arguments}")
 
     monkeypatch.setattr(_compile_graph, "compile_graph", refuse)
+    monkeypatch.setattr(_compile_graph, "compile_piece", refuse)
     before = compilations()
     yield
     assert compilations() == before
