@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from dllmc.models import LoadedModel
 from dllmc.spec import CaptureError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from dllmc.spec import DenoiserSpec
 
@@ -49,7 +50,9 @@ def adapt(
     name = type(module).__name__
     check_weights(module)
     plan, tokens = plan_call(module, example)
-    width = spec.get("vocab_size") if isinstance(spec, dict) else getattr(spec, "vocab_size", None)
+    width = (
+        spec.get("vocab_size") if isinstance(spec, Mapping) else getattr(spec, "vocab_size", None)
+    )
     logits, wrapped = _run(module, plan, tile(tokens, BATCH, LENGTH), width)
     if logits.dim() != 3 or logits.shape[:2] != (BATCH, LENGTH) or not logits.is_floating_point():
         raise CaptureError(

@@ -50,7 +50,7 @@ class TaskError(UsageError):
 
 
 class CaptureError(DllmcError):
-    """torch.export could not capture the module."""
+    """The module cannot be run, returns no logits, or torch.export could not capture it."""
 
 
 class NotADenoiserError(DllmcError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,6 +13,9 @@ from graphs.passing import logits, operators
 
 import dllmc
 from dllmc.compiler.capture import capture
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODULES = {
     "sdpa by name": lambda: ForeignLM(Config(attn_implementation="sdpa")),
@@ -80,3 +83,24 @@ def test_decoding_is_the_references(name: str, config: dict[str, Any]) -> None:
         found = engine.generate(prompt, max_new_tokens=16, config=parsed)
         expected = dllmc.reference.generate(model, prompt, parsed, max_new_tokens=16)
         assert (found.tokens, found.nfe) == (expected.tokens, expected.nfe)
+
+
+@pytest.mark.parametrize("name", ["kept tables", "written out by name"])
+def test_an_artifact_decodes_without_the_module(name: str, tmp_path: Path) -> None:
+    model = compiled(name)
+    loaded = dllmc.load(model.save(tmp_path / "model.dllm"))
+    config = dllmc.DecodingConfig.model_validate(CONFIGS[-1])
+    found = loaded.generate([2, 9, 4], max_new_tokens=16, config=config)
+    assert (
+        found.tokens == model.engine().generate([2, 9, 4], max_new_tokens=16, config=config).tokens
+    )
+
+
+def test_half_precision_decodes_as_the_reference_does() -> None:
+    module = ForeignLM(Config(attn_implementation="sdpa")).bfloat16()
+    model = dllmc.compile(module, backend="eager")
+    assert model.package.dtype == "bfloat16"
+    config = dllmc.DecodingConfig.model_validate(CONFIGS[0])
+    found = model.engine().generate([2, 9, 4], max_new_tokens=16, config=config)
+    expected = dllmc.reference.generate(dllmc.adapt(module), [2, 9, 4], config, max_new_tokens=16)
+    assert found.tokens == expected.tokens
