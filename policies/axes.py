@@ -54,18 +54,20 @@ class Standing:
     Positions are those of the canvas, spans are start and end.
 
     Attributes:
-        block: The block that is decoded.
+        block: The positions that are decoded.
+        whole: The same block with the part of it that the prompt fills.
         outer: The block of block-causal attention around it; the canvas with full attention.
         reach: What lies before this position is all that the block can see.
         step: Evaluations of the block so far.
         outer_steps: Evaluations of the outer block so far.
         committed: Tokens committed since the last refresh, its own commits included.
-        first_masked: Whether the first position of the block is still masked.
+        first_masked: Whether the first position of the whole block is still masked.
         exact: Before this position, keys and values are those of the final tokens; only kept
             for block-causal attention.
     """
 
     block: tuple[int, int]
+    whole: tuple[int, int]
     outer: tuple[int, int]
     reach: int
     step: int

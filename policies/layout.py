@@ -24,6 +24,11 @@ class Block:
     outer: tuple[int, int]
     length: int
 
+    @property
+    def whole(self) -> tuple[int, int]:
+        """The span with what the prompt fills of it."""
+        return self.span[1] - self.length, self.span[1]
+
 
 def lay_out(
     schedule: Schedule, spec: DenoiserSpec, prompt_length: int, response_length: int

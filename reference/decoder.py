@@ -188,12 +188,13 @@ class ReferenceDecoder:
         block = self._blocks[self._block]
         return Standing(
             block=block.span,
+            whole=block.whole,
             outer=block.outer,
             reach=block.outer[1],
             step=self._step_of_block,
             outer_steps=self._step_of_outer,
             committed=self._committed_since_refresh,
-            first_masked=self.canvas[block.span[0]] == self.spec.mask_id,
+            first_masked=self.canvas[block.whole[0]] == self.spec.mask_id,
             exact=self._exact,
         )
 

@@ -105,15 +105,16 @@ class DecodeState:
     @property
     def standing(self) -> Standing:
         """What the cache policy decides by."""
-        outer = self.blocks[self.block_index].outer
+        block = self.blocks[self.block_index]
         return Standing(
-            block=self.block,
-            outer=outer,
-            reach=outer[1],
+            block=block.span,
+            whole=block.whole,
+            outer=block.outer,
+            reach=block.outer[1],
             step=self.step,
             outer_steps=self.outer_step,
             committed=self.committed,
-            first_masked=self.block[0] in self.masked,
+            first_masked=block.whole[0] in self.masked,
             exact=self.exact,
         )
 

@@ -26,9 +26,9 @@ class BlockCausalCache(Cache):
             block's first token, as published; or `joined` with the first evaluation of the next
             block, which saves one evaluation per block. A first position that is left masked then
             is predicted by the row before it, which is evaluated with the block.
-        within: Rows evaluated: the whole attention `block`; or the `sub_block` of the schedule
-            alone, the whole block only while the sub-block's first position is masked (the
-            block cache of Fast-dLLM v2), when keys of the block's other rows are stale.
+        within: Rows evaluated: the attention `block`; or the `sub_block` of the schedule alone,
+            and the attention block only at first and while the sub-block's first position is
+            masked (the block cache of Fast-dLLM v2). Keys of the other rows are then stale.
     """
 
     kind: Literal["block_causal"] = "block_causal"
@@ -47,7 +47,7 @@ class BlockCausalCache(Cache):
             return Evaluation((standing.exact, end), standing.block, False)
         whole = self.within == "block" or standing.outer_steps == 0 or standing.first_masked
         lead = standing.block[0] == start and standing.first_masked and spec.logit_shift
-        rows = (start - bool(lead), end) if whole else standing.block
+        rows = (start - bool(lead), end) if whole else standing.whole
         return Evaluation(rows, standing.block, whole)
 
     def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
@@ -62,7 +62,7 @@ class BlockCausalCache(Cache):
             return finished, {start} if shifted else set(), False
         narrow = self.within == "sub_block"
         if narrow and standing.outer_steps > 0 and not standing.first_masked:
-            return offered, offered, False
+            return set(range(*standing.whole)), offered, False
         predicts_first = bool(spec.logit_shift) and start in offered and standing.first_masked
         return unfinished | ({start - 1} if predicts_first else set()), offered, True
 

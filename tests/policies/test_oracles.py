@@ -170,6 +170,7 @@ def test_cache(kind: str, data: st.DataObject) -> None:
     end = data.draw(st.integers(start + 1, outer_start + 8))
     standing = Standing(
         block=(start, end),
+        whole=(data.draw(st.integers(outer_start, start)), end),
         outer=(outer_start, outer_start + 8),
         reach=outer_start + 8,
         step=data.draw(st.integers(0, 3)),

@@ -13,7 +13,7 @@ SPEC = DenoiserSpec(
 )
 SHIFTED = SPEC.model_copy(update={"logit_shift": 1})
 # The third block begins; the two before it are finished but not yet evaluated as such.
-BEGINNING = Standing((16, 20), (16, 24), 24, 0, 0, 3, True, 8)
+BEGINNING = Standing((16, 20), (16, 20), (16, 24), 24, 0, 0, 3, True, 8)
 READY = replace(BEGINNING, exact=16)
 
 
@@ -44,6 +44,12 @@ def test_a_sub_block_is_evaluated_alone_once_its_first_token_stands() -> None:
     started = replace(later, first_masked=False)
     assert within.evaluate(started, SPEC) == Evaluation((16, 20), (16, 20), False)
     assert within.evaluate(replace(started, outer_steps=0), SPEC).rows == (16, 24)
+
+
+def test_a_sub_block_is_evaluated_with_the_prompts_end() -> None:
+    within = BlockCausalCache(within="sub_block")
+    after_prompt = replace(READY, block=(18, 20), first_masked=False, outer_steps=1)
+    assert within.evaluate(after_prompt, SPEC) == Evaluation((16, 20), (18, 20), False)
 
 
 def test_it_is_for_block_causal_attention() -> None:

@@ -10,7 +10,7 @@ from dllmc.spec import ConfigError, DenoiserSpec
 def test_every_evaluation_covers_what_a_row_can_see() -> None:
     spec = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
     for step in (0, 3):
-        standing = Standing((8, 12), (0, 20), 20, step, step, 3, True, 0)
+        standing = Standing((8, 12), (8, 12), (0, 20), 20, step, step, 3, True, 0)
         assert NoCache().evaluate(standing, spec) == Evaluation((0, 20), (8, 12), True)
 
 

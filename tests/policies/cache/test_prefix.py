@@ -22,14 +22,14 @@ def test_refresh_is_at_a_blocks_start_and_after_so_many_commits() -> None:
 
 
 def test_a_refresh_covers_what_the_block_sees_and_a_step_the_window() -> None:
-    at_start = Standing((8, 12), (0, 20), 20, 0, 0, 3, True, 0)
+    at_start = Standing((8, 12), (8, 12), (0, 20), 20, 0, 0, 3, True, 0)
     assert PrefixCache().evaluate(at_start, SPEC) == Evaluation((0, 20), (8, 12), True)
-    later = Standing((8, 12), (0, 20), 20, 1, 1, 3, True, 0)
+    later = Standing((8, 12), (8, 12), (0, 20), 20, 1, 1, 3, True, 0)
     assert PrefixCache().evaluate(later, SPEC) == Evaluation((8, 20), (8, 12), False)
 
 
 def test_with_shifted_logits_a_refresh_commits_the_first_token_alone() -> None:
-    at_start = Standing((8, 12), (0, 20), 20, 0, 0, 3, True, 0)
+    at_start = Standing((8, 12), (8, 12), (0, 20), 20, 0, 0, 3, True, 0)
     assert PrefixCache().evaluate(at_start, SHIFTED).head == (8, 9)
     assert PrefixCache(refresh_commits="policy").evaluate(at_start, SHIFTED).head == (8, 12)
 
