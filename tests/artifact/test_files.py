@@ -94,6 +94,7 @@ def test_the_folder_holds_these_files_and_no_pickle(artifact: Path) -> None:
         "tokenizer.json",
         "NOTICES.txt",
         "programs/greedy.json",
+        "programs/none.json",
         "programs/sampled.json",
         records,
     }
@@ -116,6 +117,7 @@ NAMES = (
     "tokenizer.json",
     "NOTICES.txt",
     "programs/greedy.json",
+    "programs/none.json",
     "programs/sampled.json",
     "records",
 )
