@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +79,7 @@ class Shapes:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def describe(self, node: Node) -> tuple[str, ...]:
-        """What a piece is compiled for: sizes, strides, dtype and device.
-
-        Raises:
-            UnsplittableError: The value is not a tensor.
-        """
+        """What a piece is compiled for: sizes, strides, dtype and device."""
         tensor = weight_of(self._module, node) if node.op == "get_attr" else self.example(node)
         return tuple(map(str, (tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)))
 
@@ -90,21 +87,21 @@ class Shapes:
         """The fake value of a node that crosses a cut.
 
         Raises:
-            UnsplittableError: The value is not a tensor.
+            UnsplittableError: The value is not a tensor, or has a size that no input has.
         """
         value = self.run([node])[node]
         if not isinstance(value, torch.Tensor):
             raise UnsplittableError(f"`{node.name}` would cross a cut and is no tensor")
+        symbols = (size.node.expr for size in value.shape if isinstance(size, torch.SymInt))
+        if not all(symbol.is_symbol for symbol in symbols):
+            raise UnsplittableError(f"`{node.name}` would cross a cut with a computed size")
         return value
 
 
 def weight_of(module: GraphModule, node: Node) -> torch.Tensor:
     """The tensor that a `get_attr` node reads."""
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    assert isinstance(value, torch.Tensor)
-    return value
+    weight: torch.Tensor = operator.attrgetter(str(node.target))(module)
+    return weight
 
 
 def make_segment(

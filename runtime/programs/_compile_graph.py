@@ -124,6 +124,7 @@ def _compile(
     with torch.no_grad(), tracing(TracingContext(mode)):
         given = list(examples.values())
         program = cast("Program", compile_fx(module, given, inner_compile=compile_inner))
+    assert mode.shape_env is not None
     return program, [str(guard.expr) for guard in mode.shape_env.guards]
 
 

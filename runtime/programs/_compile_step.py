@@ -44,18 +44,18 @@ def compile_step(
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     used = {name: inputs[name] for name in names}
     outlined = outline(graph, _compile_graph.fake_inputs(used, dynamic))
-    if not outlined.pieces:
+    pieces = outlined.pieces
+    if not pieces:
         return _compile_graph.compile_graph(graph, used, dynamic)
     compiled, conditions = dict[str, Any](), list[str]()
     for call in outlined.module.graph.nodes:
         name = str(call.target)
         if call.op != "call_module" or name in compiled:
             continue
-        piece = outlined.pieces[name]
-        examples, axes = _examples(piece, call, outlined.module, used)
-        what = _identity(piece, examples, axes)
+        examples, axes = _examples(pieces[name], call, outlined.module, used)
+        what = _identity(pieces[name], examples, axes)
         if what not in known:
-            known[what] = _compile_graph.compile_piece(piece, examples, axes)
+            known[what] = _compile_graph.compile_piece(pieces[name], examples, axes)
         compiled[name], found = known[what]
         conditions += found
     return _link(outlined, compiled), conditions
@@ -81,6 +81,7 @@ def _examples(
     examples: dict[str, Tensor] = {}
     axes: dict[str, tuple[int, ...]] = {}
     takes = [node for node in piece.graph.nodes if node.op == "placeholder"]
+    given: Any
     for take, given in zip(takes, call.args, strict=True):
         fake, name = take.meta["val"], str(take.target)
         if given.op == "placeholder":
@@ -103,11 +104,8 @@ def _example(size: int | torch.SymInt) -> int:
 
 
 def _weight(module: GraphModule, node: Node) -> Tensor:
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    assert isinstance(value, torch.Tensor)
-    return value
+    weight: Tensor = operator.attrgetter(str(node.target))(module)
+    return weight
 
 
 @dataclass
@@ -166,7 +164,7 @@ def places_of(nodes: Sequence[Node]) -> dict[Node, int]:
     for node in nodes:
         if node.target is not operator.getitem:
             continue
-        call = order[node.args[0]]
+        (call,) = (order[source] for source in node.all_input_nodes)
         done = [place for last, place in busy if last <= call]
         busy = [(last, place) for last, place in busy if last > call]
         free += done

@@ -10,8 +10,14 @@ import torch
 import torch.nn.functional as F
 from graphs.passing import operators, ready_for
 from graphs.toys import SPEC, Toy, llada
+from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, GraphModule
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
 from dllmc.artifact.outline import Outline, outline
 from dllmc.passes.lower_operators import LowerOperators
@@ -261,6 +267,26 @@ def test_short_repetitions_are_not_worth_a_piece() -> None:
     graph.output((x,))
     found = outlined(GraphModule({}, graph), {"x": torch.randn(3)})
     assert not found.pieces
+
+
+def test_a_computed_size_does_not_cross_a_cut() -> None:
+    """A piece could not tell 2 times 3 rows from another quantity that happens to be 6."""
+
+    x = torch.randn(3, 4)
+    graph, inputs = chain([None] * 4, x=x)
+    nodes = iter(graph.graph.nodes)
+    first = next(node for node in nodes if node.target is torch.ops.aten.mul.Tensor)
+    with graph.graph.inserting_after(first):
+        doubled = graph.graph.call_function(torch.ops.aten.cat.default, ([first, first],))
+    first.replace_all_uses_with(doubled, lambda user: user is not doubled)
+    graph.recompile()
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    source = ConstantSource("x")
+    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK, DimDynamic.STATIC])
+    found = outline(graph, {"x": mode.from_tensor(x, symbolic_context=context, source=source)})
+    assert found.module is graph
+    assert "computed size" in str(found.reason)
+    assert sequence(outlined(graph, inputs)) == list("abbbb")
 
 
 @pytest.mark.parametrize("seen", ["before", "through a view", "as a result"])
