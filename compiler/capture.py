@@ -127,7 +127,21 @@ def _flat_graph(program: ExportedProgram) -> GraphModule:
     placeholders[0].target = placeholders[0].name = "tokens"
     _inputs_first(plain)
     inline_wrappers(plain)
+    _write_dtypes(plain)
     return plain
+
+
+def _write_dtypes(module: GraphModule) -> None:
+    """Say what `torch.ones(n)` makes: a graph must not depend on the default of the day."""
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if not isinstance(node.target, torch._ops.OpOverload) or "dtype" in node.kwargs:
+            continue
+        named = {a.name for a in node.target._schema.arguments if a.kwarg_only}
+        reads = any(isinstance(n.meta.get("val"), torch.Tensor) for n in node.all_input_nodes)
+        if "dtype" in named and isinstance(value, torch.Tensor) and not reads:
+            node.kwargs = {**node.kwargs, "dtype": value.dtype}
+    module.recompile()
 
 
 def _without_mutation(program: ExportedProgram) -> ExportedProgram:

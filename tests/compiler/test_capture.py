@@ -274,6 +274,19 @@ def test_a_wide_capture_rounds_nowhere() -> None:
     assert dtypes(wide=True) == {torch.float64}
 
 
+def test_a_graph_does_not_depend_on_the_default_dtype() -> None:
+    class Defaulting(Toy):
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            mask = torch.ones(tokens.shape)[:, None, :].to(x.dtype)
+            return x * mask.mT + torch.zeros(1)
+
+    for wide, dtype in ((False, torch.float32), (True, torch.float64)):
+        graph = capture(Defaulting(), SPEC, wide=wide)
+        made = [node for node in graph.graph.nodes if "aten.ones" in str(node.target)]
+        assert [node.kwargs["dtype"] for node in made] == [dtype]
+        assert logits(graph, torch.zeros(2, 5, dtype=torch.int64)).dtype == torch.float64
+
+
 def test_the_shortest_canvas() -> None:
     spec: DenoiserSpec = SPEC.model_copy(update={"max_length": 3})
     graph = capture(Toy(), spec)
