@@ -88,7 +88,7 @@ def _levels(
 def _places(levels: Sequence[Sequence[str]]) -> dict[str, Place]:
     """The middle of each box's upper edge; each level is centred."""
     widest = max(map(len, levels))
-    places = {}
+    places: dict[str, Place] = {}
     for depth, names in enumerate(levels):
         indent = (widest - len(names)) * (_WIDTH + _GAP_X) / 2
         for index, name in enumerate(names):

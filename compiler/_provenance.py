@@ -96,7 +96,7 @@ class Provenance:
     def _created_one(self, node: Node) -> None:
         self._created[node.name] = node
 
-    def _replaced_one(self, *, old: Node, new: str, user: Node) -> None:
+    def _replaced_one(self, old: Node, new: str, user: Node) -> None:
         del user
         node = self._created.get(new)
         if node is None or node is old:

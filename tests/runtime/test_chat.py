@@ -73,7 +73,7 @@ def test_what_is_no_conversation_is_refused(engine: Engine, messages: Any) -> No
 
 
 def test_a_word_that_the_tokenizer_lacks_is_refused(engine: Engine) -> None:
-    with pytest.raises(PromptError, match="does not know .*'é'"):
+    with pytest.raises(PromptError, match=r"does not know .*'é'"):
         engine.chat(said("é"), **LENGTH)
 
 
