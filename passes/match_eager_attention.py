@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from dllmc.passes._base import GraphPass, PassContext, Stage
 from dllmc.passes._graph import (
@@ -33,6 +36,14 @@ from dllmc.passes.remove_noops import is_assertion, is_identity
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
+# What `scaled_dot_product_attention` calls; some code calls them by itself.
+_FUSED = (
+    aten._scaled_dot_product_attention_math.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+)
 _SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 
 
@@ -62,6 +73,7 @@ class MatchEagerAttention(GraphPass):
     Before:
         matmul(softmax(matmul(q, transpose(k)) * scale + mask, -1), v)
         einsum("bhqk,bkhd->bqhd", softmax(einsum("bqhd,bkhd->bhqk", q, k)), v)
+        _scaled_dot_product_flash_attention(q, k, v)[0]
     After:
         scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale) of [B, H, T, D]
 
@@ -81,12 +93,38 @@ class MatchEagerAttention(GraphPass):
         for site in sites:
             with module.graph.inserting_before(site.root):
                 replace(site.root, _attention(site))
-        return len(sites)
+        fused = _fused_calls(module)
+        for call, result in fused:
+            with module.graph.inserting_before(result):
+                replace(result, _plain_call(call, result))
+        return len(sites) + len(fused)
 
 
 def count_attention(module: GraphModule) -> int:
     """Attention calls of a graph: torch's, and those that this pass would make torch's."""
-    return len(calls(module, SDPA)) + len(_sites(module))
+    return len(calls(module, SDPA)) + len(_sites(module)) + len(_fused_calls(module))
+
+
+def _fused_calls(module: GraphModule) -> list[tuple[Node, Node]]:
+    """Calls of torch's own implementations of which nothing but the output is read."""
+    found = []
+    for call in calls(module, *_FUSED):
+        readers = list(call.users)
+        if len(readers) == 1 and is_call(readers[0], operator.getitem) and readers[0].args[1] == 0:
+            found.append((call, readers[0]))
+    return found
+
+
+def _plain_call(call: Node, result: Node) -> Node:
+    assert isinstance(call.target, torch._ops.OpOverload)
+    named = {parameter.name for parameter in call.target._schema.arguments}
+    given = [argument(call, name) for name in ("query", "key", "value")]
+    masks = [argument(call, name) for name in ("attn_mask", "attn_bias") if name in named]
+    others = [argument(call, name) for name in ("dropout_p", "is_causal")]
+    grouped = "enable_gqa" in named and argument(call, "enable_gqa")
+    mask = masks[0] if masks else None
+    scale = argument(call, "scale")
+    return derived(result, SDPA, *given, mask, *others, scale=scale, enable_gqa=grouped)
 
 
 def _sites(module: GraphModule) -> list[_Site]:

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs.passing import operators, ready_for, run_and_verify
+from graphs.passing import captured, operators, ready_for, run_and_verify
 from graphs.toys import HEADS, SPEC, WIDTH, Toy
 from torch import Tensor, nn
 
 from dllmc.compiler.capture import capture
+from dllmc.compiler.pipeline import run_passes
 from dllmc.passes._graph import argument, calls, value_of
 from dllmc.passes.match_attention import SDPA
 from dllmc.passes.match_eager_attention import count_attention
+from dllmc.spec import NotPositionWiseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,6 +226,32 @@ def test_a_learned_factor_of_each_head_is_the_queries() -> None:
     graph, context = ready_for(NAME, Cosine(matmul), SPEC)
     assert run_and_verify(NAME, graph, context).matched == 1
     assert argument(only_call(graph), "scale") == 0.5
+
+
+def by_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=0.5)[0]
+
+
+def by_math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, scale=0.5)[0]
+
+
+@pytest.mark.parametrize("spelling", [by_flash, by_math], ids=lambda s: s.__name__)
+def test_torchs_own_implementations_are_the_call(spelling: Spelling) -> None:
+    assert count_attention(capture(Eager(spelling), SPEC)) == 1
+    graph, context = ready_for(NAME, Eager(spelling), SPEC)
+    assert run_and_verify(NAME, graph, context).matched == 1
+    assert argument(only_call(graph), "scale") == 0.5
+
+
+def test_an_implementation_whose_normaliser_is_read_is_refused_by_name() -> None:
+    def reading(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        return y * sums[..., None]
+
+    graph, context = captured(Eager(reading), SPEC)
+    with pytest.raises(NotPositionWiseError, match="is an attention call that is not known; call"):
+        run_passes(graph, context, {})
 
 
 def over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
