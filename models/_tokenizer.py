@@ -56,7 +56,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
             belong to the weights.
     """
     if (folder / _WHOLE).exists():
-        path, tokenizer = folder / _WHOLE, _from_file(folder / _WHOLE)
+        path, tokenizer = folder / _WHOLE, _from_file(folder)
     elif (folder / _VOCABULARY).exists() or (folder / _MERGES).exists():
         path, tokenizer = folder / _VOCABULARY, _from_vocabulary(folder)
     else:
@@ -70,11 +70,26 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
     return tokenizer
 
 
-def _from_file(path: Path) -> Tokenizer:
+def _from_file(folder: Path) -> Tokenizer:
+    path = folder / _WHOLE
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # `tokenizers` raises no narrower class
         raise CheckpointError(f"{path} cannot be read ({error}); {DAMAGED}") from error
+    # A mask token that training added may stand in the configuration alone.
+    for token, number in sorted(_declared(folder), key=lambda pair: pair[1]):
+        if tokenizer.token_to_id(token.content) is None:
+            tokenizer.add_tokens([token])
+            _check_id(path, tokenizer, token.content, number)
+    return tokenizer
+
+
+def _check_id(path: Path, tokenizer: Tokenizer, token: str, number: int) -> None:
+    found = tokenizer.token_to_id(token)
+    if found != number:
+        raise CheckpointError(
+            f"{path} gives `{token}` the id {found}, but {_CONFIG} says {number}; {DAMAGED}"
+        )
 
 
 def _from_vocabulary(folder: Path) -> Tokenizer:
@@ -84,10 +99,8 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
                 f"`{folder}` lacks {name}, without which its tokenizer cannot be read; download "
                 f"it, or give {_WHOLE}"
             )
-    config = read_json(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
-    _check_class(folder, config)
-    special = all_special_tokens(folder)
-    added = _added_tokens(folder, config, special)
+    _check_class(folder)
+    added = _declared(folder)
     # In the vocabulary too, so that each has the id that the checkpoint says and not the next
     # free one.
     vocabulary = _vocabulary(folder) | {token.content: number for token, number in added}
@@ -99,13 +112,21 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
     # Those that are declared keep their flags.
     known = {token.content for token, _ in added}
     tokenizer.add_special_tokens(
-        [AddedToken(text, normalized=False) for text in special if text not in known]
+        [
+            AddedToken(text, normalized=False)
+            for text in all_special_tokens(folder)
+            if text not in known
+        ]
     )
     return tokenizer
 
 
-def _check_class(folder: Path, config: Mapping[str, Any]) -> None:
-    name = config.get("tokenizer_class", _BYTE_LEVEL_CLASSES[0])
+def _config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
+
+
+def _check_class(folder: Path) -> None:
+    name = _config(folder).get("tokenizer_class", _BYTE_LEVEL_CLASSES[0])
     if name not in _BYTE_LEVEL_CLASSES:
         raise CheckpointError(
             f"{folder / _CONFIG}: `tokenizer_class`={name!r} splits words in a way of its own; "
@@ -159,10 +180,9 @@ def _merges(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _added_tokens(
-    folder: Path, config: Mapping[str, Any], special: Collection[str]
-) -> list[tuple[AddedToken, int]]:
-    declared = config.get("added_tokens_decoder")
+def _declared(folder: Path) -> list[tuple[AddedToken, int]]:
+    """Added tokens and their ids, as the files beside the vocabulary say."""
+    special, declared = all_special_tokens(folder), _config(folder).get("added_tokens_decoder")
     if declared is None:
         return _added_by_name(folder, special)
     try:

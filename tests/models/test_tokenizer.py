@@ -136,6 +136,19 @@ def test_a_whole_tokenizer_file_goes_before_the_parts(tmp_path: Path) -> None:
     assert pieces(read(folder), "hello") == ["hello"]
 
 
+def test_a_whole_tokenizer_file_gets_the_tokens_that_it_lacks(tmp_path: Path) -> None:
+    folder = write(tmp_path, added_tokens_decoder={}, eos_token=..., mask_token=...)
+    read(folder).save(str(folder / "tokenizer.json"))
+    free = len(VOCABULARY)
+    write(folder, added_tokens_decoder={str(free): {"content": "<new>", "special": True}})
+    tokenizer = read(folder)
+    assert tokenizer.encode("he<new>").ids == [VOCABULARY["he"], free]
+    assert tokenizer.decode([free], skip_special_tokens=True) == ""
+    write(folder, added_tokens_decoder={str(free + 1): {"content": "<new>"}})
+    said = refused(folder)
+    assert f"gives `<new>` the id {free}, but tokenizer_config.json says {free + 1}" in said
+
+
 def test_a_folder_without_tokenizer_files_has_none(tmp_path: Path) -> None:
     assert read_tokenizer(tmp_path, 1000) is None
 
