@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch.fx import Node
+
 from dllmc.passes._base import GraphPass, PassContext, Stage
 from dllmc.passes._graph import aten, calls, derived, is_call, operands, replace
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
 
 class MatchComplexRotary(GraphPass):
@@ -42,8 +44,9 @@ def _turned(product: object) -> tuple[Node, Node] | None:
     if not is_call(product, aten.mul.Tensor):
         return None
     for pairs, turn in operands(product):
-        if is_call(pairs, aten.view_as_complex.default):
-            return pairs.args[0], turn
+        if is_call(pairs, aten.view_as_complex.default) and isinstance(turn, Node):
+            x = pairs.args[0]
+            return (x, turn) if isinstance(x, Node) else None
     return None
 
 

@@ -118,8 +118,9 @@ def _half_of_pair(node: Node, halves: object, index: object) -> tuple[Node, int]
         [expression(size) for size in value_of(n).shape] for n in (x, halves, node)
     )
     split = before[:-1] == between[:-2] == after[:-1] and between[-2:] == [2, before[-1] // 2]
-    paired = split and before[-1] % 2 == 0 and isinstance(x, Node)
-    return (x, index) if paired and isinstance(index, int) else None
+    if not split or before[-1] % 2 or not isinstance(x, Node):
+        return None
+    return (x, index) if isinstance(index, int) else None
 
 
 def _half_of_split(split: object, index: object) -> tuple[Node, int] | None:

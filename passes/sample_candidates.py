@@ -38,15 +38,14 @@ class SampleCandidates(GraphPass):
 
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context
-        sites = calls(module, *(canonical(name) for name in _STATISTICS))
-        for site in sites:
+        sites = [(name, site) for name in _STATISTICS for site in calls(module, canonical(name))]
+        for name, site in sites:
             temperature, seed, stream, nfe = (
                 add_placeholder(module, name) for name in ("temperature", "seed", "stream", "nfe")
             )
             rows = (placeholder(module, "positions"), placeholder(module, "head_rows"), 1)
             with module.graph.inserting_before(site):
                 positions = module.graph.call_function(canonical("gather_rows"), rows)
-                name = str(site.target.name()).partition("::")[2]
                 new = module.graph.call_function(
                     canonical(f"sampled_{name}"),
                     (*site.args, temperature, seed, stream, positions, nfe),

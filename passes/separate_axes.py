@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.fx import GraphModule, Node
 
+from dllmc.kernels import canonical
 from dllmc.passes._axis_factors import common_factors
 from dllmc.passes._base import GraphPass, PassContext, Stage
 from dllmc.passes._graph import (
@@ -28,7 +30,17 @@ _VIEWS = (
     aten.reshape.default, aten.view.default, aten._unsafe_view.default,
     aten.flatten.using_ints, aten.unflatten.int,
 )  # fmt: skip
-_ROW_BY_ROW = (aten.linear.default, aten.layer_norm.default, aten.rms_norm.default)
+_NORMS = (aten.layer_norm.default, aten.rms_norm.default)
+_ROW_BY_ROW = (*_NORMS, aten.linear.default, canonical("rms_norm"))
+_REDUCTIONS = (
+    aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
+    aten.linalg_vector_norm.default, aten.var.correction,
+)  # fmt: skip
+_ALONG = (
+    *_REDUCTIONS, aten.softmax.int, aten.log_softmax.int, aten.slice.Tensor, aten.topk.default,
+    aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default,
+)  # fmt: skip
+_TENSORS = (torch.Tensor, list, tuple)
 _PRODUCTS = (aten.mm.default, aten.addmm.default)
 
 
@@ -82,7 +94,7 @@ class _Separation:
         """Rewrite the graph; the number of tensors whose axes are apart again."""
         done = 0
         for node in list(self._graph.nodes):
-            if node.op != "call_function" or not isinstance(value_of(node), torch.Tensor):
+            if node.op != "call_function" or not isinstance(value_of(node), _TENSORS):
                 continue
             with self._graph.inserting_before(node):
                 found = self._separated(node)
@@ -106,6 +118,10 @@ class _Separation:
             return _permuted(node, apart)
         if is_call(node, *_ROW_BY_ROW):
             return _row_by_row(node, apart, merged)
+        if is_call(node, operator.getitem):
+            return _Apart(_with_inputs(node, lambda _: apart.node), apart.groups)
+        if is_call(node, *_ALONG):
+            return _along_last(node, apart, merged)
         if is_call(node, *_PRODUCTS):
             return _product(node, apart, merged)
         if _is_pointwise(node):
@@ -170,10 +186,27 @@ def _permuted(node: Node, apart: _Apart) -> _Apart:
 
 def _row_by_row(node: Node, apart: _Apart, merged: list[Node]) -> _Apart | None:
     """Linear layers and norms over the last axis."""
-    widths = 1 if is_call(node, aten.linear.default) else len(argument(node, "normalized_shape"))
+    widths = len(argument(node, "normalized_shape")) if is_call(node, *_NORMS) else 1
     if merged != [node.args[0]] or widths != 1 or apart.groups[-1] != 1:
         return None
     new = derived(node, node.target, apart.node, *node.args[1:], **node.kwargs)
+    return _Apart(new, apart.groups)
+
+
+def _along_last(node: Node, apart: _Apart, merged: list[Node]) -> _Apart | None:
+    """What works along the last axis and keeps it."""
+    last = len(apart.groups) - 1
+    dim = argument(node, "dim")
+    if merged != [node.args[0]] or apart.groups[-1] != 1 or dim not in (-1, last, [-1], [last]):
+        return None
+    if is_call(node, *_REDUCTIONS) and not argument(node, "keepdim"):
+        return None
+    assert isinstance(node.target, torch._ops.OpOverload)
+    named = [a.name for a in node.target._schema.arguments if not a.kwarg_only]
+    known = {name: argument(node, name) for name in named[1:]}
+    known["dim"] = [-1] if isinstance(dim, list) else -1
+    kwargs = {key: value for key, value in node.kwargs.items() if key not in known}
+    new = derived(node, node.target, apart.node, *known.values(), **kwargs)
     return _Apart(new, apart.groups)
 
 

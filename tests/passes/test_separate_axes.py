@@ -43,6 +43,27 @@ class MergedResidual(Toy):
         return F.layer_norm(rows, (WIDTH,)).view(x.shape)
 
 
+class MergedHeads(Toy):
+    """Norms of each head over rows of positions and heads, as in LLaDA-MoE."""
+
+    layers = 1
+
+    def turn(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        rows = rows * torch.rsqrt(rows.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return rows.reshape(x.shape)
+
+
+class MergedGates(Toy):
+    layers = 1
+
+    def feed(self, x: Tensor, layer: int) -> Tensor:
+        rows = self.up[layer](x.view(-1, WIDTH))
+        gate, up = rows.chunk(2, dim=1)
+        best, _ = torch.topk(gate.softmax(-1), 3, dim=-1)
+        return (best.sum(-1, keepdim=True) * up).view(x.shape)
+
+
 class PositionsFirst(Toy):
     """As in torch's `multi_head_attention_forward`."""
 
@@ -84,6 +105,14 @@ class MergedSoftmax(Toy):
         return x.reshape(-1, WIDTH).softmax(0).view(x.shape)
 
 
+class MergedMean(Toy):
+    layers = 1
+
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        rows = x.reshape(-1, WIDTH)
+        return (rows - rows.mean(0, keepdim=True)).view(x.shape)
+
+
 class Exchanged(Toy):
     """Batch and positions merged one way and split the other: rows of others."""
 
@@ -106,7 +135,9 @@ def merged(graph: GraphModule) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "kind", [MergedRows, MergedResidual, PositionsFirst, FlatTokens], ids=lambda k: k.__name__
+    "kind",
+    [MergedRows, MergedResidual, MergedHeads, MergedGates, PositionsFirst, FlatTokens],
+    ids=lambda k: k.__name__,
 )
 def test_no_axis_is_merged_after(kind: type[Toy]) -> None:
     graph, context = ready_for(NAME, kind(), SPEC)
@@ -115,14 +146,16 @@ def test_no_axis_is_merged_after(kind: type[Toy]) -> None:
     assert not merged(graph)
 
 
-@pytest.mark.parametrize("kind", [MergedRows, MergedResidual, PositionsFirst])
+@pytest.mark.parametrize(
+    "kind", [MergedRows, MergedResidual, MergedHeads, MergedGates, PositionsFirst]
+)
 def test_then_the_model_is_proved(kind: type[Toy]) -> None:
     graph, context = captured(kind(), SPEC)
     results = run_passes(graph, context, {}, verify=True)[1]
     assert {r.name: r.matched for r in results}["insert_cache"] == 1
 
 
-@pytest.mark.parametrize("kind", [MergedCumsum, MergedSoftmax, Exchanged])
+@pytest.mark.parametrize("kind", [MergedCumsum, MergedSoftmax, MergedMean, Exchanged])
 def test_what_mixes_merged_rows_keeps_them_and_is_refused(kind: type[Toy]) -> None:
     graph, context = ready_for(NAME, kind(), SPEC)
     run_and_verify(NAME, graph, context)
