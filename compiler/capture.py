@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._dynamo.exc import UserError
 from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 
@@ -97,12 +98,16 @@ def _widened(value: Any) -> Any:
 def _export(module: nn.Module, spec: DenoiserSpec) -> ExportedProgram:
     length = min(LENGTH, spec.max_length - 1)
     tokens = torch.zeros(BATCH, length, dtype=torch.int64, device=_device(module))
-    shapes = ({0: Dim("batch"), 1: Dim("length", max=spec.max_length)},)
     watch = SizeWatch()
     handle = watch.attach(module)
     try:
         with recording_lines():
-            program = torch.export.export(module, (tokens,), dynamic_shapes=shapes, strict=False)
+            try:
+                program = _export_up_to(module, tokens, spec.max_length)
+            except UserError:
+                # A table of exactly `max_length` positions, cut to the canvas, is contiguous for
+                # the longest canvas alone, which torch.export takes for another way of the code.
+                program = _export_up_to(module, tokens, spec.max_length - 1)
         return _without_mutation(program)
     except Exception as error:
         # torch.export raises dozens of types, none of which is ours to distinguish.
@@ -112,6 +117,11 @@ def _export(module: nn.Module, spec: DenoiserSpec) -> ExportedProgram:
         ) from error
     finally:
         handle.remove()
+
+
+def _export_up_to(module: nn.Module, tokens: Tensor, longest: int) -> ExportedProgram:
+    shapes = ({0: Dim("batch"), 1: Dim("length", max=longest)},)
+    return torch.export.export(module, (tokens,), dynamic_shapes=shapes, strict=False)
 
 
 def _flat_graph(program: ExportedProgram) -> GraphModule:

@@ -108,6 +108,7 @@ class Probe:
             "head_rows": matches.int().argmax(dim=-1),
             "key_limit": self._limits(rows),
             "key_positions": self._held(),
+            "key_tokens": self._held_tokens(),
             "temperature": zeros.to(torch.float32),
             "seed": zeros,
             "stream": zeros,
@@ -130,6 +131,10 @@ class Probe:
         """The position in each slot; scratch slots come after every limit."""
         scratch = torch.full_like(self._slots[:, :_SCRATCH], torch.iinfo(torch.int64).max)
         return torch.cat((self._slots.argsort(dim=-1), scratch), dim=-1)
+
+    def _held_tokens(self) -> Tensor:
+        found = self._tokens.gather(1, self._slots.argsort(dim=-1))
+        return torch.cat((found, torch.zeros_like(found[:, :_SCRATCH])), dim=-1)
 
     def compare(self, name: str, before: Observation, after: Observation) -> None:
         """Raise `VerificationError` if pass `name` changed what was observed."""

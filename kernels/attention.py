@@ -19,9 +19,33 @@ def row_positions(tokens: Tensor) -> Tensor:
     return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
 
 
+@define("held(Tensor x) -> Tensor")
+def held(x: Tensor) -> Tensor:
+    """What `x` `[B, T]` says of the keys: itself, where every row is evaluated.
+
+    With a cache it is an input instead, which says it of every slot.
+    """
+    return x.view_as(x)
+
+
+@define("position_bias(Tensor bias, Tensor query_positions, Tensor key_positions) -> Tensor")
+def position_bias(bias: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+    """A table of `attention` at positions `[B, W]` and `[B, K]`: `[B, H or 1, W, K]`.
+
+    Positions beyond the table, which scratch slots have, read its last entry.
+    """
+    last = bias.shape[-1] - 1
+    if bias.dim() == 2:
+        apart = query_positions[..., None] - key_positions[:, None] + last // 2
+        return bias[:, apart.clamp(0, last)].transpose(0, 1)
+    rows = query_positions.clamp(max=last)[..., None]
+    return bias[:, rows, key_positions.clamp(max=last)[:, None]].transpose(0, 1)
+
+
 @define(
     "attention(Tensor q, Tensor k, Tensor v, float scale, Tensor? key_limit=None, "
-    "Tensor? query_positions=None, Tensor? key_positions=None, Tensor? bias=None) -> Tensor"
+    "Tensor? query_positions=None, Tensor? key_positions=None, Tensor? bias=None, "
+    "Tensor? mask=None) -> Tensor"
 )
 def attention(
     q: Tensor,
@@ -32,6 +56,7 @@ def attention(
     query_positions: Tensor | None = None,
     key_positions: Tensor | None = None,
     bias: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Every query sees every key, up to its own limit if there are any.
 
@@ -46,23 +71,21 @@ def attention(
         key_positions: `[B, K]` int64, of the keys; needed for `key_limit` and `bias`.
         bias: Added to the scores: `[H or 1, T, T]` by query and key position, or
             `[H or 1, 2T - 1]` by query position minus key position plus T - 1.
+        mask: `[B, H or 1, W or 1, K]`, bool, true where a query sees a key, or added to the
+            scores.
     """
-    mask = None
-    if bias is not None:
-        assert query_positions is not None
-        assert key_positions is not None
-        mask = bias_at(bias, query_positions, key_positions).to(q.dtype)
+    seen = _added(bias, query_positions, key_positions, mask, q.dtype)
     if key_limit is not None:
         assert key_positions is not None
         visible = (key_positions[:, None] < key_limit[..., None])[:, None]
-        mask = visible if mask is None else torch.where(visible, mask, -torch.inf)
-    return _attend(q, k, v, mask, scale)
+        seen = visible if seen is None else _joined(visible, seen)
+    return _attend(q, k, v, seen, scale)
 
 
 @define(
     "cached_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, "
     "Tensor slots, Tensor key_limit, float scale, Tensor? query_positions=None, "
-    "Tensor? key_positions=None, Tensor? bias=None) -> Tensor"
+    "Tensor? key_positions=None, Tensor? bias=None, Tensor? mask=None) -> Tensor"
 )
 def cached_attention(
     q: Tensor,
@@ -76,6 +99,7 @@ def cached_attention(
     query_positions: Tensor | None = None,
     key_positions: Tensor | None = None,
     bias: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Write K and V of the evaluated rows at their slots, then attend over the cache.
 
@@ -95,6 +119,7 @@ def cached_attention(
         query_positions: `[B, W]` int64, canvas positions of the queries; needed for `bias`.
         key_positions: `[B, S]` int64, canvas position of what each slot holds.
         bias: As for `attention`.
+        mask: `[B, H or 1, W or 1, S]`, as for `attention`.
     """
     write_cache(k, v, keys, values, slots)
     if key_limit.dim() == 1:
@@ -102,13 +127,9 @@ def cached_attention(
     else:
         assert key_positions is not None
         visible = key_positions[:, None] < key_limit[..., None]
-    mask = visible[:, None]
-    if bias is not None:
-        assert query_positions is not None
-        assert key_positions is not None
-        added = bias_at(bias, query_positions, key_positions).to(q.dtype)
-        mask = torch.where(mask, added, -torch.inf)
-    return _attend(q, keys, values, mask, scale)
+    seen = visible[:, None]
+    added = _added(bias, query_positions, key_positions, mask, q.dtype)
+    return _attend(q, keys, values, seen if added is None else _joined(seen, added), scale)
 
 
 @define("write_cache(Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor slots) -> ()")
@@ -128,17 +149,29 @@ def write_cache(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tenso
     values.index_put_((batch, heads, slots[:, None]), v)
 
 
-def bias_at(bias: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-    """A table of `attention` at positions `[B, W]` and `[B, K]`: `[B, H or 1, W, K]`.
+def _added(
+    bias: Tensor | None,
+    query_positions: Tensor | None,
+    key_positions: Tensor | None,
+    mask: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """Bias and mask as one mask, bool or in `dtype`."""
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(dtype)
+    if bias is None:
+        return mask
+    assert query_positions is not None
+    assert key_positions is not None
+    found = position_bias(bias, query_positions, key_positions).to(dtype)
+    return found if mask is None else _joined(mask, found)
 
-    Positions beyond the table, which scratch slots have, read its last entry.
-    """
-    last = bias.shape[-1] - 1
-    if bias.dim() == 2:
-        apart = query_positions[..., None] - key_positions[:, None] + last // 2
-        return bias[:, apart.clamp(0, last)].transpose(0, 1)
-    rows = query_positions.clamp(max=last)[..., None]
-    return bias[:, rows, key_positions.clamp(max=last)[:, None]].transpose(0, 1)
+
+def _joined(visible: Tensor, other: Tensor) -> Tensor:
+    """Two masks at once."""
+    if visible.dtype != torch.bool:
+        return visible + other if other.dtype != torch.bool else _joined(other, visible)
+    return visible & other if other.dtype == torch.bool else other.where(visible, -torch.inf)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:

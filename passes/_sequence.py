@@ -69,7 +69,9 @@ def analyse(graph: Graph, tokens: Node) -> SequenceAxes:
     found = SequenceAxes(batch, length)
     found.axis[tokens], found.batch_axis[tokens] = 1, 0
     for node in graph.nodes:
-        if node.op == "call_function":
+        # Masks of attention have two axes of positions; they are told apart where attention is
+        # matched, and nothing else reads them.
+        if node.op == "call_function" and "attention_mask" not in node.meta:
             _visit(node, found)
     return found
 

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from dllmc.kernels import canonical
 from dllmc.passes._base import GraphPass, PassContext, Stage
-from dllmc.passes._graph import add_placeholder, argument, calls, is_call, value_of
+from dllmc.passes._graph import (
+    add_placeholder,
+    argument,
+    calls,
+    is_call,
+    placeholder,
+    value_of,
+)
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -22,6 +29,9 @@ class InsertCache(GraphPass):
         inputs slots[B, W], key_limit[B], and keys_i, values_i [B, G, S, D] per layer
         y = cached_attention(q, k, v, keys_i, values_i, slots, key_limit, scale)
         y = cached_attention(..., scale, rows, key_positions, bias), key_positions[B, S] an input
+
+    What a mask reads of the keys, `held(tokens)` and `held(positions)`, becomes the inputs
+    key_tokens and key_positions `[B, S]`.
 
     Where rows have limits, the input `key_limit` is `[B, R]` by row and takes their place, so
     that the decoder says what each row sees.
@@ -39,13 +49,30 @@ class InsertCache(GraphPass):
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context
         sites = calls(module, canonical("attention"))
+        held = calls(module, canonical("held"))
         placed = any(argument(site, "key_positions") is not None for site in sites)
+        placed |= any(node.args[0] is placeholder(module, "positions") for node in held)
         slots = add_placeholder(module, "slots")
         key_limit = add_placeholder(module, "key_limit")
         key_positions = add_placeholder(module, "key_positions") if placed else None
+        _read_slots(module, held, key_positions)
         for layer, site in enumerate(sites):
             _give_cache(module, layer, site, slots, key_limit, key_positions)
         return len(sites)
+
+
+def _read_slots(module: GraphModule, held: list[Node], key_positions: Node | None) -> None:
+    """Masks read what the slots hold."""
+    tokens = placeholder(module, "tokens")
+    key_tokens = None
+    for node in held:
+        if node.args[0] is tokens:
+            key_tokens = key_tokens or add_placeholder(module, "key_tokens")
+            node.replace_all_uses_with(key_tokens)
+        else:
+            assert key_positions is not None
+            node.replace_all_uses_with(key_positions)
+        module.graph.erase_node(node)
 
 
 def _give_cache(
@@ -62,9 +89,12 @@ def _give_cache(
     for cache, source in zip(caches, (k, v), strict=True):
         shape = value_of(source).shape
         cache.meta["cache_shape"] = (int(shape[1]), int(shape[3]))
-    limit, rest = argument(site, "key_limit"), ()
-    if key_positions is not None:
-        rest = (argument(site, "query_positions"), key_positions, argument(site, "bias"))
+    limit = argument(site, "key_limit")
+    placed = key_positions if argument(site, "key_positions") is not None else None
+    rest = [argument(site, "query_positions"), placed]
+    rest += [argument(site, name) for name in ("bias", "mask")]
+    while rest and rest[-1] is None:
+        rest.pop()
     with module.graph.inserting_before(site):
         limited = key_limit
         if is_call(limit, canonical("gather_rows")):

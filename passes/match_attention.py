@@ -20,6 +20,7 @@ from dllmc.passes._graph import (
     where,
 )
 from dllmc.passes._grouped_heads import ungrouped
+from dllmc.passes._token_mask import rebuild
 from dllmc.spec import ConfigError, NotADenoiserError, NotPositionWiseError
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ class MatchAttention(GraphPass):
     After: `dllmc.attention(q, k, v, scale)`, heads of k and v not repeated. A mask that hides
     nothing is dropped; a block-causal one becomes a limit per row,
     `attention(q, k, v, scale, limit, None, positions)`, and any other function of query and key
-    position a table, `attention(q, k, v, scale, None, positions, positions, table)`.
-    `positions` is `dllmc.row_positions(tokens)`.
+    position a table, `attention(q, k, v, scale, None, positions, positions, table)`. A mask that
+    follows from the tokens, such as one that hides padding, is built anew as a function of
+    queries and of `dllmc.held` keys. `positions` is `dllmc.row_positions(tokens)`.
 
     Where the blocks of the spec are counted from the response, the module sees everything and
     the limits are the decoder's: here they are put behind the last position.
@@ -45,8 +47,8 @@ class MatchAttention(GraphPass):
     Raises:
         NotADenoiserError: The attention is causal. Caching passes of other compilers accept
             that silently and return wrong tokens.
-        NotPositionWiseError: The attention has dropout, a mask that follows from the tokens, or
-            other axes than batch, heads, positions and width.
+        NotPositionWiseError: The attention has dropout, a mask that is no function of one query
+            and one key, or other axes than batch, heads, positions and width.
         ConfigError: The spec says something else of the blocks than the mask does.
     """
 
@@ -86,7 +88,7 @@ class _Masks:
         self._positions: Node | None = None
 
     def arguments(self, site: Node) -> tuple[Node | None, ...]:
-        """Key limit, query positions, key positions and bias of the attention at `site`."""
+        """What the attention at `site` is told of its rows: limits, positions, bias and mask."""
         given = argument(site, "attn_mask")
         if given not in self._understood:
             self._understood[given] = self._understand(site, given)
@@ -96,10 +98,7 @@ class _Masks:
         mask = Mask()
         if given is not None:
             if follows_from_tokens(given):
-                raise NotPositionWiseError(
-                    f"{where(site)} has a mask that follows from the tokens; leave padding out "
-                    "of the canvas: sequences of different lengths are kept apart by themselves"
-                )
+                return self._of_tokens(site, given)
             mask = understand(self._module, site, given, self._spec)
         self._check_blocks(site, mask)
         if self._spec.attention == "block_causal":
@@ -108,6 +107,15 @@ class _Masks:
             return ()
         table = add_buffer(self._module, "attention_bias", mask.bias, self._rows().next)
         return None, self._rows(), self._rows(), table
+
+    def _of_tokens(self, site: Node, given: Node) -> tuple[Node | None, ...]:
+        if self._spec.attention == "block_causal":
+            raise NotPositionWiseError(
+                f"{where(site)} has a mask that follows from the tokens, which hides the blocks "
+                "of block-causal attention from the compiler; leave padding out of the model"
+            )
+        mask = rebuild(self._module, site, given, self._rows(), self._spec.max_length)
+        return None, None, None, None, mask
 
     def _check_blocks(self, site: Node, mask: Mask) -> None:
         spec = self._spec

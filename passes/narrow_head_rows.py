@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 
-# Arguments of `dllmc.attention` with a row per query: q, key_limit, query_positions; and with a row
-# per key: k, v, key_positions.
-_QUERY_SIDE, _KEY_SIDE = (0, 4, 5), (1, 2, 6)
+# Arguments of `dllmc.attention` with a row per query: q, key_limit, query_positions and mask; with
+# a row per key: k, v and key_positions.
+_QUERY_SIDE, _KEY_SIDE = (0, 4, 5, 8), (1, 2, 6)
 
 
 class NarrowHeadRows(GraphPass):
@@ -37,7 +37,8 @@ class NarrowHeadRows(GraphPass):
         logits[B, R, V] = head(mlp(attention(q(x_r), k(x), v(x)) + x_r))
 
     A node is narrow if all its users are, except that K and V of attention are needed for every
-    row, and that limits and positions, which are inputs, are gathered where attention reads them; so the last layer's query side, output projection and feed-forward are narrow too.
+    row, and that limits, positions and masks are gathered where attention reads them. So the last
+    layer's query side, output projection and feed-forward are narrow too.
     """
 
     name = "narrow_head_rows"

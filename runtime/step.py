@@ -89,6 +89,7 @@ def evaluate(
         "head_rows": head_rows,
         "key_limit": _key_limit(spec, positions, prompt, length),
         "key_positions": held.expand(len(states), -1).contiguous(),
+        "key_tokens": torch.nn.functional.pad(canvas, (0, plan.scratch)),
         "seed": seed,
         "stream": stream,
         "nfe": nfe,

@@ -98,6 +98,7 @@ def example_inputs(graph: GraphModule, plan: StepPlan, device: torch.device) -> 
         inputs["key_limit"] = inputs["key_limit"][:, None].expand(batch, rows).clone()
     held = torch.arange(plan.slots + plan.scratch, device=device)
     inputs["key_positions"] = held.expand(batch, len(held)).clone()
+    inputs["key_tokens"] = torch.zeros_like(inputs["key_positions"])
     for name, (groups, width) in cache_shapes(graph).items():
         shape = (batch, groups, plan.slots + plan.scratch, width)
         inputs[name] = torch.zeros(shape, dtype=dtype, device=device)
