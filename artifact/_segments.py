@@ -92,8 +92,8 @@ class Shapes:
         value = self.run([node])[node]
         if not isinstance(value, torch.Tensor):
             raise UnsplittableError(f"`{node.name}` would cross a cut and is no tensor")
-        symbols = (size.node.expr for size in value.shape if isinstance(size, torch.SymInt))
-        if not all(symbol.is_symbol for symbol in symbols):
+        sizes: Sequence[Any] = value.shape
+        if not all(isinstance(size, int) or size.node.expr.is_symbol for size in sizes):
             raise UnsplittableError(f"`{node.name}` would cross a cut with a computed size")
         return value
 
