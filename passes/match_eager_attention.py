@@ -6,7 +6,9 @@ import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.fx import Node
 
+from dllmc.kernels.rms_norm import HALF
 from dllmc.passes._base import GraphPass, PassContext, Stage
 from dllmc.passes._graph import (
     argument,
@@ -34,7 +36,7 @@ from dllmc.passes.match_attention import SDPA
 from dllmc.passes.remove_noops import is_assertion, is_identity
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
 # What `scaled_dot_product_attention` calls; some code calls them by itself.
 _FUSED = (
@@ -44,6 +46,10 @@ _FUSED = (
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 )
+_LAYOUTS = (
+    *VIEWS, aten.transpose.int, aten.permute.default, aten.mT.default, aten.squeeze.dim,
+    aten.unsqueeze.default, aten.expand.default, aten.repeat_interleave.self_int,
+)  # fmt: skip
 _SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 
 
@@ -78,8 +84,11 @@ class MatchEagerAttention(GraphPass):
         scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale) of [B, H, T, D]
 
     Batch and heads may be one axis, as `bmm` wants them; the factor may stand on the scores or
-    on q, and the softmax may be taken in float32. Where something else is done to scores or
-    weights, they stay as they are, and the sequence-axis analysis refuses them.
+    on q, and the softmax may be taken in float32. What was widened from half precision for the
+    products stays in half precision, whose sums torch's attention takes in float32 too.
+
+    Where something else is done to scores or weights, they stay as they are, and the
+    sequence-axis analysis refuses them.
     """
 
     name = "match_eager_attention"
@@ -231,14 +240,32 @@ def _attention(site: _Site) -> Node:
     v = arranged(site.values.right, (roles.batch, roles.shared, roles.key, roles.value), root)
     for scale in site.scores.scales:
         q = derived(root, aten.mul.Tensor, q, scale)
-    dtype = dtype_of(q)
-    k, v = (_cast(node, dtype, root) for node in (k, v))
+    dtype = _dtype(q, k, v)
+    q, k, v = (_cast(node, dtype, root) for node in (q, k, v))
     mask = mask_of(site.scores, dtype, root)
     y = derived(
         root, SDPA, q, k, v, mask, 0.0, False,
         scale=site.scores.factor, enable_gqa=bool(roles.grouped),
     )  # fmt: skip
     return _cast(_laid_out(y, site, heads), dtype_of(root), root)
+
+
+def _dtype(q: Node, k: Node, v: Node) -> torch.dtype | None:
+    """The half precision that all were widened from, since caches hold that; else that of q."""
+    narrow = {dtype_of(_before_widening(node)) for node in (q, k, v)}
+    return narrow.pop() if len(narrow) == 1 else dtype_of(q)
+
+
+def _before_widening(node: Node) -> Node:
+    source = node
+    while is_call(source, *_LAYOUTS) or casts_to(source) == torch.float32:
+        widened = casts_to(source) == torch.float32
+        below = source.args[0]
+        assert isinstance(below, Node)
+        source = below
+        if widened:
+            return source if dtype_of(source) in HALF else node
+    return node
 
 
 def _cast(node: Node, dtype: Any, root: Node) -> Node:

@@ -298,16 +298,38 @@ def test_what_is_another_function_stays(spelling: Spelling) -> None:
     assert not calls(graph, SDPA)
 
 
-def test_half_precision_keeps_the_dtype_of_the_product() -> None:
-    def upcast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = (q.float() @ k.float().mT * 0.5).softmax(-1)
-        return weights.to(v.dtype) @ v
+def upcast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = (q.float() @ k.float().mT * 0.5).softmax(-1)
+    return weights.to(v.dtype) @ v
 
-    graph, _ = ready_for(NAME, Eager(upcast).bfloat16(), SPEC)
-    run = ready_for("match_attention", Eager(upcast).bfloat16(), SPEC)[0]
+
+def all_upcast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return ((q.float() @ k.float().mT * 0.5).softmax(-1) @ v.float()).to(q.dtype)
+
+
+def upcast_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Queries that half precision does not hold."""
+    q = q.float() * 1.001
+    return ((q @ k.float().mT * 0.5).softmax(-1) @ v.float()).to(k.dtype)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "dtype"),
+    [
+        (upcast, torch.bfloat16),
+        (all_upcast, torch.bfloat16),
+        (in_float32, torch.bfloat16),
+        (upcast_queries, torch.float32),
+    ],
+)
+def test_half_precision_is_kept_where_it_was_only_widened(
+    spelling: Spelling, dtype: torch.dtype
+) -> None:
+    module = Eager(spelling).bfloat16()
+    graph, _ = ready_for(NAME, module, SPEC)
+    run = ready_for("match_attention", module, SPEC)[0]
     call = only_call(run)
-    assert {value_of(argument(call, n)).dtype for n in ("query", "key", "value")} == {
-        torch.float32
-    }
+    names = ("query", "key", "value")
+    assert {value_of(argument(call, name)).dtype for name in names} == {dtype}
     tokens = torch.randint(0, 12, (3, 9))
     torch.testing.assert_close(run(tokens), graph(tokens), rtol=2e-2, atol=2e-2)
