@@ -14,7 +14,7 @@ from dllmc import kernels
 from dllmc.compiler import CompiledModel, compile_model, pipeline
 from dllmc.compiler.pipeline import configure
 from dllmc.models import LoadedModel, load_model
-from dllmc.passes import PassConfig, ordered
+from dllmc.passes import PassConfig, Stage, ordered
 from dllmc.passes.fuse_head_statistics import FuseHeadStatistics
 from dllmc.passes.insert_cache import InsertCache
 from dllmc.passes.match_rms_norm import MatchRMSNorm
@@ -26,7 +26,6 @@ from dllmc.runtime.engine import Engine
 from dllmc.spec import (
     CaptureError,
     ConfigError,
-    DenoiserSpec,
     PassError,
     UsageError,
     VerificationError,
@@ -91,7 +90,7 @@ def test_a_package_holds_what_the_runtime_needs() -> None:
         "float32",
         "eager",
     )
-    assert set(package.graphs) == {"greedy", "sampled"}
+    assert set(package.graphs) == {"greedy", "none", "sampled"}
     assert len(package.weights_sha256) == 64
     names = [entry["name"] for entry in package.report]
     assert names[0] == "remove_noops"
@@ -170,14 +169,11 @@ def test_mixed_weights_are_refused() -> None:
         compiled(module, spec=SPEC)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"attention": "block_causal", "block_length": 4}, {"logit_shift": 1}],
-    ids=str,
-)
-def test_what_this_version_cannot_compile_is_refused(changes: dict[str, Any]) -> None:
-    spec = DenoiserSpec(**(SPEC.model_dump() | changes))
-    with pytest.raises(ConfigError, match=f"`{next(iter(changes))}`=.* cannot be compiled"):
+def test_blocks_that_the_module_does_not_have_are_refused() -> None:
+    spec = SPEC.model_copy(update={"attention": "block_causal", "block_length": 4})
+    with pytest.raises(
+        ConfigError, match=r"sees every position, and the spec says `block_length`"
+    ):
         compiled(Toy().float(), spec=spec)
 
 
@@ -341,4 +337,6 @@ def test_callers_see_the_graph_after_every_pass() -> None:
     seen: list[str] = []
     compiled(loaded(), before_and_after=lambda name, _: seen.append(name))
     main = [kind.name for kind in ordered(*pipeline._MAIN)]
-    assert seen == ["capture", *main, "sample_candidates", "lower_operators", "lower_operators"]
+    variants = [kind.name for kind in ordered(Stage.VARIANT)]
+    lowered = ["lower_operators"] * (1 + len(variants))
+    assert seen == ["capture", *main, *variants, *lowered]

@@ -104,3 +104,19 @@ def test_half_precision_decodes_as_the_reference_does() -> None:
     found = model.engine().generate([2, 9, 4], max_new_tokens=16, config=config)
     expected = dllmc.reference.generate(dllmc.adapt(module), [2, 9, 4], config, max_new_tokens=16)
     assert found.tokens == expected.tokens
+
+
+def test_an_example_says_how_the_module_is_called() -> None:
+    example = {
+        "input_ids": torch.tensor([[4, 5, 6]]),
+        "attention_mask": torch.ones(1, 3, dtype=torch.bool),
+        "output_attentions": False,
+    }
+    module = PaddedLM(Config(attn_implementation="sdpa"))
+    model = dllmc.compile(module, example=example, backend="eager")
+    config = dllmc.DecodingConfig.model_validate(CONFIGS[1])
+    found = model.engine().generate([2, 9, 4], max_new_tokens=16, config=config)
+    expected = (
+        compiled("padding mask").engine().generate([2, 9, 4], max_new_tokens=16, config=config)
+    )
+    assert found.tokens == expected.tokens
