@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _FROZEN = re.compile(r"marked (\w+) as dynamic .* specialized it to be a constant \((\d+)\)")
 _PARTIAL = re.compile(r"Not all values of (\w+) = .* satisfy the generated guard (.+)")
+_LIMIT = re.compile(r"length = Dim\('length', max=(\d+)\)")
 _FROM_VALUES = {
     "Could not guard on data-dependent": (
         "the code branches on the values of a tensor{place}; compute both sides and choose with "
@@ -86,9 +87,12 @@ def reason(error: Exception, watch: SizeWatch) -> str:
             "from the tokens' shape"
         )
     if partial := _PARTIAL.search(text):
+        limit = _LIMIT.search(text)
+        remedy = f", or give `max_length`={limit[1]}, up to which it is" if limit else ""
         return (
             f"the code takes another way for some values of `{partial[1]}`"
-            f"{watch.place(partial[1])}; it must be the same for every canvas"
+            f"{watch.place(partial[1])}; make it the same for every canvas up to the spec's "
+            f"`max_length`{remedy}"
         )
     place = place_of_error(error)
     for sign, said in _FROM_VALUES.items():

@@ -123,6 +123,11 @@ class OtherWhenLong(Toy):
         return x if tokens.shape[1] < 20 else -x  # culprit
 
 
+class OtherWhenOdd(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        return x if tokens.shape[1] % 2 else -x  # culprit
+
+
 class WithShortTable(Toy):
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +153,8 @@ class TwoInputs(nn.Module):
         (FixedLength(), "a shape is frozen at the example's `length` = 7"),
         (FixedView(), "a shape is frozen at the example's `batch` = 3 and `length` = 7"),
         (Looping(), "a shape is frozen at the example's `length` = 7"),
-        (OtherWhenLong(), "the code takes another way for some values of `length`"),
+        (OtherWhenLong(), "the code takes another way .* of `length` at .* give `max_length`=19,"),
+        (OtherWhenOdd(), "the code takes another way .* of `length` at .* spec's `max_length`;"),
         (WithShortTable(), r"must match the size of tensor b \(5\)"),
     ],
     ids=lambda value: type(value).__name__,
