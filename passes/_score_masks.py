@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllmc.passes._graph import aten, derived, dtype_of, value_of
+from dllmc.passes._graph import aten, derived, dtype_of, expression, value_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.fx import Node
 
     from dllmc.passes._products import Product
@@ -25,17 +26,32 @@ def masks_fit(scores: Scores, queries: Product, leading: str) -> bool:
     for tensor in tensors:
         extra = tensor.dim() - 2
         alone = all(size == 1 for size in tensor.shape[: max(extra, 0)])
-        if not in_order or tensor.dim() > 4 or not (apart or alone or extra == 2):
+        fits = apart or alone or extra == 2 or _is_merged(tensor, queries)
+        if not in_order or tensor.dim() > 4 or not fits:
             return False
     return True
 
 
-def mask_of(scores: Scores, dtype: torch.dtype | None, root: Node) -> Node | None:
+def _is_merged(tensor: Tensor, queries: Product) -> bool:
+    """Whether a mask `[B * H, T, T]` has batch and heads on one axis, as the queries have."""
+    whole = value_of(queries.left.node)
+    return bool(
+        queries.left.split
+        and tensor.dim() == whole.dim() == 3
+        and expression(tensor.shape[0]) == expression(whole.shape[0])
+    )
+
+
+def mask_of(
+    scores: Scores, queries: Product, dtype: torch.dtype | None, root: Node
+) -> Node | None:
     """One mask for torch's attention call, boolean where none is added; None if there is none."""
-    seen = _seen(scores, root)
+    seen = _seen(scores, queries, root)
     added: Node | None = None
     for mask, factor in scores.added:
-        term = mask if factor == 1 else derived(root, aten.mul.Tensor, mask, factor)
+        term = _apart(mask, queries, root)
+        if factor != 1:
+            term = derived(root, aten.mul.Tensor, term, factor)
         if dtype_of(term) != dtype:
             term = derived(root, aten.to.dtype, term, dtype)
         added = term if added is None else derived(root, aten.add.Tensor, added, term)
@@ -45,10 +61,16 @@ def mask_of(scores: Scores, dtype: torch.dtype | None, root: Node) -> Node | Non
     return derived(root, aten.where.ScalarOther, seen, added, never)
 
 
-def _seen(scores: Scores, root: Node) -> Node | None:
+def _apart(mask: Node, queries: Product, root: Node) -> Node:
+    if not _is_merged(value_of(mask), queries):
+        return mask
+    return derived(root, aten.unflatten.int, mask, 0, [-1, queries.left.parts])
+
+
+def _seen(scores: Scores, queries: Product, root: Node) -> Node | None:
     seen: Node | None = None
     for mask, hides in scores.hidden:
-        term = mask
+        term = _apart(mask, queries, root)
         if dtype_of(term) != torch.bool:
             term = derived(root, aten.to.dtype, term, torch.bool)
         if hides:

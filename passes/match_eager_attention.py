@@ -242,7 +242,7 @@ def _attention(site: _Site) -> Node:
         q = derived(root, aten.mul.Tensor, q, scale)
     dtype = _dtype(q, k, v)
     q, k, v = (_cast(node, dtype, root) for node in (q, k, v))
-    mask = mask_of(site.scores, dtype, root)
+    mask = mask_of(site.scores, site.queries, dtype, root)
     y = derived(
         root, SDPA, q, k, v, mask, 0.0, False,
         scale=site.scores.factor, enable_gqa=bool(roles.grouped),

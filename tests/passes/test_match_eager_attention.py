@@ -199,9 +199,29 @@ def added_and_filled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(hidden(q.shape[2]), -1e9).softmax(-1) @ v
 
 
+def slopes(batch: int, length: int, dtype: torch.dtype) -> Tensor:
+    """ALiBi as in BLOOM, `[B * H, 1, T]`."""
+    rates = 2.0 ** -torch.arange(1, HEADS + 1, dtype=dtype)
+    bias = (rates[:, None] * torch.arange(length, dtype=dtype))[None].expand(batch, -1, -1)
+    return bias.reshape(batch * HEADS, 1, length)
+
+
+def added_to_merged(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    bias = slopes(q.shape[0], q.shape[2], q.dtype)
+    scores = bias.baddbmm(merged(q), merged(k).transpose(1, 2), beta=1.0, alpha=0.5)
+    return torch.bmm(scores.softmax(-1), merged(v)).view(q.shape)
+
+
+def added_to_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    bias = slopes(1, q.shape[2], q.dtype)
+    return (q @ k.mT * 0.5 + bias).softmax(-1) @ v
+
+
 @pytest.mark.parametrize(
     ("spelling", "dtype"),
     [
+        (added_to_merged, torch.float64),
+        (added_to_heads, torch.float64),
         (filled, torch.bool),
         (filled_with_the_least, torch.bool),
         (chosen, torch.bool),
@@ -214,6 +234,13 @@ def test_masks_pass_through(spelling: Spelling, dtype: torch.dtype) -> None:
     graph, context = ready_for(NAME, Eager(spelling), SPEC)
     assert run_and_verify(NAME, graph, context).matched == 1
     assert value_of(argument(only_call(graph), "attn_mask")).dtype == dtype
+
+
+@pytest.mark.parametrize("spelling", [added_to_merged, added_to_heads])
+def test_slopes_of_each_head_reach_the_cache(spelling: Spelling) -> None:
+    graph, context = captured(Eager(spelling), SPEC)
+    matched = {r.name: r.matched for r in run_passes(graph, context, {}, verify=True)[1]}
+    assert matched["insert_cache"] == 1
 
 
 def test_a_learned_factor_of_each_head_is_the_queries() -> None:
