@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from dllmc.compiler._source import place_of_caller, place_of_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
@@ -26,6 +32,27 @@ _FROM_VALUES = {
         "the code leaves torch by `.numpy()`{place}; write it with torch"
     ),
 }
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what torch.export prints of a module that it refuses for the report of the error.
+
+    It prints the graph so far, beside raising; where it raises nothing, all is printed.
+    """
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level, printed = logger.level, io.StringIO()
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    except Exception as error:
+        error.add_note(printed.getvalue())
+        raise
+    else:
+        sys.stderr.write(printed.getvalue())
+    finally:
+        logger.setLevel(level)
 
 
 class SizeWatch:

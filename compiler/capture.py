@@ -11,7 +11,7 @@ from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 
 from dllmc.compiler._adapter import name_of
-from dllmc.compiler._export_report import SizeWatch, reason
+from dllmc.compiler._export_report import SizeWatch, quietly, reason
 from dllmc.compiler._inline import inline_wrappers
 from dllmc.compiler._source import place_of_error, place_of_node, recording_lines
 from dllmc.compiler._state import unchanged
@@ -101,7 +101,7 @@ def _export(module: nn.Module, spec: DenoiserSpec) -> ExportedProgram:
     watch = SizeWatch()
     handle = watch.attach(module)
     try:
-        with recording_lines():
+        with recording_lines(), quietly():
             try:
                 program = _export_up_to(module, tokens, spec.max_length)
             except UserError:

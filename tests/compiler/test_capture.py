@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,6 +170,23 @@ def test_what_cannot_be_captured_is_refused_with_its_line(module: nn.Module, mes
     place = re.search(r" at (\S+):(\d+)", said)
     assert place is not None
     assert linecache.getline(place[1], int(place[2])).endswith("# culprit\n")
+
+
+def test_what_torch_prints_stands_in_the_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CaptureError) as caught:
+        capture(Branching(), SPEC)
+    assert "torch.ops.aten.sum" in "".join(caught.value.__cause__.__notes__)  # type: ignore[union-attr]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_module_prints_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    class Printing(Toy):
+        def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+            print("hello", file=sys.stderr)
+            return x
+
+    capture(Printing(), SPEC)
+    assert "hello" in capsys.readouterr().err
 
 
 def test_other_inputs_than_tokens_are_refused() -> None:
