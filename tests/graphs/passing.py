@@ -20,14 +20,8 @@ if TYPE_CHECKING:
     from dllmc.models import LoadedModel
     from dllmc.spec import DenoiserSpec
 
-ALL = ordered(
-    Stage.CANONICALISE,
-    Stage.POSITIONALISE,
-    Stage.SPECIALISE,
-    Stage.CACHE,
-    Stage.VARIANT,
-    Stage.LOWER,
-)
+MAIN = ordered(Stage.CANONICALISE, Stage.POSITIONALISE, Stage.SPECIALISE, Stage.CACHE)
+VARIANTS, LOWERING = ordered(Stage.VARIANT), ordered(Stage.LOWER)
 
 
 @functools.cache
@@ -43,9 +37,15 @@ def captured(module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassCo
 
 
 def ready_for(name: str, module: nn.Module, spec: DenoiserSpec) -> tuple[GraphModule, PassContext]:
-    """The graph after all passes that run before `name`."""
+    """The graph after all passes that run before `name`.
+
+    A variant is made of the graph that the main passes leave; what is lowered here is the variant
+    that draws its candidates.
+    """
     graph, context = captured(module, spec)
-    for kind in ALL:
+    variants = [kind for kind in VARIANTS if name in (kind.name, "lower_operators")]
+    drawing = [kind for kind in variants if kind.variant == "sampled" or kind.name == name]
+    for kind in (*MAIN, *drawing, *LOWERING):
         if kind.name == name:
             return graph, context
         kind().run(graph, context)

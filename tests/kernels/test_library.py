@@ -17,11 +17,17 @@ NAMES = (
     "experts",
     "gather_rows",
     "head_statistics",
+    "held",
     "linear",
+    "position_bias",
     "rms_norm",
     "rotary",
+    "row_positions",
     "sampled_head_statistics",
+    "sampled_statistics",
+    "statistics",
     "swiglu",
+    "write_cache",
 )
 
 
