@@ -1,11 +1,11 @@
-"""Decodes by Fast-dLLM v2: `batch_sample` of its repository, on its published model.
+"""Decodes by Fast-dLLM v2: `batch_sample` of its repository and `generate` of its model.
 
     python benchmarks/parity/decode_fast_dllm_v2.py CLONE/v2 MODEL tests/golden/fast_dllm_v2.json
 
 MODEL is a folder with `modeling.py` and `configuration.py` of the checkpoint's repository
 (Efficient-Large-Model/Fast_dLLM_v2_7B). Needs transformers 4.57 and einops.
 
-A prompt of exactly one block is left out: `batch_sample` then decodes as if there were none.
+A prompt of exactly one block is left out: both then decode as if there were none.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def plans() -> list[dict[str, Any]]:
             sizes, (0.9, 0.5, 0.25), (False, True)
         )
     ]
-    return found * 5
+    # `stop` marks those that end at a token.
+    alone = [plan | {"loop": "generate"} for plan in found[::2] + found[1::2]]
+    return found * 5 + alone + [plan | {"stop": True} for plan in alone]
 
 
 class Published:
@@ -96,17 +98,33 @@ class Published:
     def decode(self, plan: dict[str, Any], prompt: list[int]) -> dict[str, Any] | None:
         if len(prompt) == plan["block_size"]:
             return None
+        given = {key: value for key, value in plan.items() if key not in ("loop", "stop")}
+        run = self._alone if plan.get("loop") == "generate" else self._batched
+        decoded = run(prompt, stop_token=NEVER, **given)
+        if not plan.get("stop"):
+            return decoded
+        later = decoded["tokens"][len(decoded["tokens"]) // 2 :]
+        endings = [token for token in later if token not in prompt]
+        if not endings:
+            return None
+        ending = {"stop_token": endings[0]}
+        return ending | run(prompt, **ending, **given)
+
+    def _batched(self, prompt: list[int], **given: Any) -> dict[str, Any]:
         self.calls.clear()
-        length = torch.tensor([len(prompt)])
         found = self.loop(
             torch.tensor([prompt]),
             tokenizer=types.SimpleNamespace(pad_token_id=common.PAD),
             min_len=len(prompt),
-            seq_len=length,
+            seq_len=torch.tensor([len(prompt)]),
             mask_id=common.MASK,
-            stop_token=NEVER,
-            **plan,
+            **given,
         )
+        return {"tokens": found[0].tolist()[len(prompt) :], **self.calls.taken()}
+
+    def _alone(self, prompt: list[int], **given: Any) -> dict[str, Any]:
+        self.calls.clear()
+        found = self.model.generate(torch.tensor([prompt]), mask_id=common.MASK, **given)
         return {"tokens": found[0].tolist()[len(prompt) :], **self.calls.taken()}
 
 

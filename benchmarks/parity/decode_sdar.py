@@ -70,7 +70,8 @@ def plans() -> list[dict[str, Any]]:
         plan = {"remasking_strategy": rule, "block_length": block, "gen_length": gen}
         plan["denoising_steps"] = block // half
         found.append(plan | ({} if threshold is None else {"confidence_threshold": threshold}))
-    return found * 6
+    # `stop` marks those that end at a token.
+    return found * 6 + [plan | {"stop": True} for plan in found]
 
 
 def stand_ins() -> None:
@@ -124,11 +125,22 @@ class Published:
     def decode(self, plan: dict[str, Any], prompt: list[int]) -> dict[str, Any] | None:
         from generate import block_diffusion_generate
 
-        self.calls.clear()
+        given = {key: value for key, value in plan.items() if key != "stop"}
         ids = {"input_ids": torch.tensor([prompt])}
-        (tokens,) = block_diffusion_generate(
-            self.model, ids, common.MASK, temperature=1.0, **plan
-        ).tolist()
+
+        def run(**ending: Any) -> list[int]:
+            self.calls.clear()
+            found = block_diffusion_generate(
+                self.model, ids, common.MASK, temperature=1.0, **given, **ending
+            )
+            tokens: list[int] = found[0].tolist()
+            return tokens
+
+        tokens, ending = run(), {}
+        if plan.get("stop"):
+            response = tokens[len(prompt) :]
+            ending = {"stopping_criteria_idx": [response[len(response) // 2]]}
+            tokens = run(**ending)
         # A block's evaluations see one another's commits: none may change.
         first = len(prompt) // plan["block_length"] * plan["block_length"]
         seen = self.calls.inputs[1 if first else 0 :]
@@ -140,7 +152,7 @@ class Published:
         )
         if not kept:
             return None
-        return {"tokens": tokens[len(prompt) :], **self.calls.taken()}
+        return {**ending, "tokens": tokens[len(prompt) :], **self.calls.taken()}
 
 
 def main() -> None:

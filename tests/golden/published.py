@@ -157,23 +157,27 @@ def _llada_moe(number: int, told: dict[str, Any]) -> Case:
 
 
 def _sdar(number: int, told: dict[str, Any]) -> Case:
-    """The published loop also evaluates the last block for the cache, which nobody reads."""
+    """The published loop also evaluates the last block for the cache, which nobody reads.
+
+    It looks for a token that ends the response when a block is finished; what the canvas holds
+    behind that token is not part of the response.
+    """
     rule, config = told["remasking_strategy"], None
+    keys = [("block_size", told["block_length"])]
+    tokens, nfe, stop = told["tokens"], told["nfe"] - 1, "length"
+    if "stopping_criteria_idx" in told:
+        (end,) = told["stopping_criteria_idx"]
+        keys += [("eos_token_id", end)]
+        tokens, nfe, stop = tokens[: tokens.index(end) + 1], None, "eos"
     if rule != "sequential":
         # No probability exceeds 1, so that the quota alone decides.
         threshold = told.get("confidence_threshold", 1.0)
         steps = told["denoising_steps"]
         commit = {"kind": "dynamic", "threshold": threshold, "steps": steps}
-        config = _config(told["block_length"], commit, "block_causal")
-    return _case(
-        "sdar",
-        number,
-        told,
-        keys=(("block_size", told["block_length"]),),
-        way=rule,
-        config=config,
-        nfe=told["nfe"] - 1,
-    )
+        config = _config(told["block_length"], commit, "block_causal", stop=stop)
+    way = f"{rule} until {stop}"
+    own = {"keys": tuple(keys), "way": way, "config": config, "tokens": tokens, "nfe": nfe}
+    return _case("sdar", number, told, **own)
 
 
 def _llada2(number: int, told: dict[str, Any], system: str = "llada2") -> Case:
@@ -202,19 +206,24 @@ def _llada2(number: int, told: dict[str, Any], system: str = "llada2") -> Case:
 
 
 def _fast_dllm_v2(number: int, told: dict[str, Any]) -> Case:
-    """The published loop also evaluates the last block, and so returns one token of the next."""
-    cached = told["use_block_cache"]
+    """The published loops also evaluate the last block, and so return one token of the next."""
+    cached, loop = told["use_block_cache"], told.get("loop", "batch_sample")
+    keys = [("bd_size", told["block_size"])]
+    tokens, nfe, stop = told["tokens"][:-1], told["nfe"] - 1, "length"
+    if "stop_token" in told:
+        keys += [("eos_token_id", told["stop_token"])]
+        tokens, nfe, stop = told["tokens"], told["nfe"], "eos"
     commit = {"kind": "threshold", "threshold": told["threshold"]}
     cache = {"kind": "block_causal", "within": "sub_block" if cached else "block"}
     return _case(
         "fast_dllm_v2",
         number,
         told,
-        keys=(("bd_size", told["block_size"]),),
-        way="block cache" if cached else "whole block",
-        config=_config(told["small_block_size"], commit, cache),
-        tokens=told["tokens"][:-1],
-        nfe=told["nfe"] - 1,
+        keys=tuple(keys),
+        way=f"{loop}, {'block cache' if cached else 'whole block'}, until {stop}",
+        config=_config(told["small_block_size"], commit, cache, stop=stop),
+        tokens=tokens,
+        nfe=nfe,
     )
 
 
