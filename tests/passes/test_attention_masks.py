@@ -92,7 +92,7 @@ def test_a_mask_of_the_tokens_is_told_of_queries_and_held_keys(module: nn.Module
 def test_the_decoder_says_what_rows_see_where_blocks_follow_the_prompt() -> None:
     _, sites = matched(AllSeen(), FROM_RESPONSE)
     assert told(sites[0]) == {"key_limit", "key_positions"}
-    with pytest.raises(ConfigError, match="sees blocks of 4, and .* itself sees everything"):
+    with pytest.raises(ConfigError, match=r"sees blocks of 4, and .* itself sees everything"):
         matched(Blocks(), FROM_RESPONSE)
 
 
