@@ -189,10 +189,19 @@ def _complex_of_pairs(node: Node, found: SequenceAxes) -> int | None:
 
 
 def _lookup(node: Node, found: SequenceAxes) -> int | None:
-    """Rows of a constant by token-dependent numbers."""
-    indices = argument(node, "indices")
-    constant = _first(node) not in found.axis and _first(node) not in found.sized
-    return found.axis.get(indices[0]) if constant and len(indices) == 1 else None
+    """Rows of a constant by token-dependent numbers, or features by constant ones."""
+    data, indices = _first(node), argument(node, "indices")
+    if data not in found.axis:
+        return (
+            found.axis.get(indices[0]) if data not in found.sized and len(indices) == 1 else None
+        )
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    if len(dims) != 1 or not _only_data_is_dependent(node, found):
+        return None
+    axis, added = found.axis[data], _rank(indices[dims[0]]) - 1
+    if dims[0] in (axis, found.batch_axis[data]):
+        return None
+    return axis + (added if dims[0] < axis else 0)
 
 
 def _pad(node: Node, found: SequenceAxes) -> int | None:
@@ -338,7 +347,7 @@ _RULES |= dict.fromkeys(
         aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten.slice.Tensor,
         aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default,
         aten.cumsum.default, aten.cumprod.default, aten.topk.default, aten.sort.default,
-        aten.argsort.default, aten.fft_fft.default,
+        aten.argsort.default, aten.fft_fft.default, aten.index_select.default,
         aten.repeat_interleave.self_int, aten.narrow.default, aten.glu.default,
     ),
     _along,

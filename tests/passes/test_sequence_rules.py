@@ -79,6 +79,9 @@ OVER_FEATURES: dict[str, tuple[Operation, int]] = {
     "swapaxes": (lambda x: x.swapaxes(1, 2), 2),
     "one_hot": (lambda x: F.one_hot(x.argmax(-1), WIDTH).double(), 1),
     "lookup": (lambda x: EYE[x.argmax(-1)], 1),
+    "chosen features": (lambda x: x[..., torch.tensor([1, 0, 5])], 1),
+    "chosen heads": (lambda x: x[:, None][:, torch.tensor([[0, 0], [0, 0]])], 3),
+    "index_select": (lambda x: x.index_select(-1, torch.tensor([1, 0])), 1),
     "kept statistics": (kept_statistics, 1),
 }
 OVER_POSITIONS: dict[str, Operation] = {
@@ -102,6 +105,8 @@ OVER_POSITIONS: dict[str, Operation] = {
     "mT": lambda x: x.mT.softmax(-1),
     "fresh statistics": lambda x: F.batch_norm(x.mT, None, None, training=True).mT,
     "index": lambda x: x[:, torch.arange(x.shape[1]).flip(0)],
+    "index_select": lambda x: x.index_select(1, torch.arange(x.shape[1]).flip(0)),
+    "features by tokens": lambda x: x[..., x.argmax(-1)[0]],
     "expand_as of a constant": lambda x: x[:, :1].expand_as(x),
 }
 OVER_SEQUENCES: dict[str, Operation] = {
@@ -116,6 +121,7 @@ OVER_SEQUENCES: dict[str, Operation] = {
     "norm": lambda x: x / x.norm(dim=0, keepdim=True),
     "repeat": lambda x: x.repeat(2, 1, 1),
     "swapaxes": lambda x: x.swapaxes(0, 2).softmax(-1),
+    "index_select": lambda x: x.index_select(0, torch.arange(x.shape[0]).flip(0)),
     "index": lambda x: x[torch.arange(x.shape[0]).flip(0)],
 }
 
