@@ -144,7 +144,7 @@ def main() -> None:
         compiled = measure_compilation(progress)
         steps: list[dict[str, Any]] = []
         for model in progress.track(models, description="step latency"):
-            steps += measure_latency(model, models[model], 20 if arguments.quick else 60)
+            steps += measure_latency(model, models[model], 20 if arguments.quick else 40)
     show(compiled, steps)
     command = "python benchmarks/bench_compile.py" + " --quick" * arguments.quick
     print(f"written to {write_results('compile', [{'command': command}, *compiled, *steps])}")

@@ -55,6 +55,13 @@ def fake_inputs(
     return fakes
 
 
+def conditions_of(fakes: Mapping[str, FakeTensor]) -> list[str]:
+    """Conditions on sizes that computing with `fakes` has relied on."""
+    environment = next(iter(fakes.values())).fake_mode.shape_env
+    assert environment is not None
+    return [str(guard.expr) for guard in environment.guards]
+
+
 def compile_graph(
     graph: GraphModule, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]
 ) -> tuple[Program, list[str]]:
@@ -124,8 +131,7 @@ def _compile(
     with torch.no_grad(), tracing(TracingContext(mode)):
         given = list(examples.values())
         program = cast("Program", compile_fx(module, given, inner_compile=compile_inner))
-    assert mode.shape_env is not None
-    return program, [str(guard.expr) for guard in mode.shape_env.guards]
+    return program, conditions_of(fakes)
 
 
 def _results(piece: GraphModule) -> int:

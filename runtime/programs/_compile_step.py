@@ -43,11 +43,13 @@ def compile_step(
     """
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     used = {name: inputs[name] for name in names}
-    outlined = outline(graph, _compile_graph.fake_inputs(used, dynamic))
+    fakes = _compile_graph.fake_inputs(used, dynamic)
+    outlined = outline(graph, fakes)
     pieces = outlined.pieces
     if not pieces:
         return _compile_graph.compile_graph(graph, used, dynamic)
-    compiled, conditions = dict[str, Any](), list[str]()
+    # Sizes that fake tensors were held to count as well: pieces are compiled for those.
+    compiled, conditions = dict[str, Any](), _compile_graph.conditions_of(fakes)
     for call in outlined.module.graph.nodes:
         name = str(call.target)
         if call.op != "call_module" or name in compiled:
