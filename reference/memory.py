@@ -14,13 +14,25 @@ from dllmc.spec import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-ATTENTION_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+CANONICAL_ARGUMENTS = (
+    "q",
+    "k",
+    "v",
+    "scale",
+    "key_limit",
+    "query_positions",
+    "key_positions",
+    "bias",
+    "mask",
+)
 
 
 class AttentionMemory(TorchFunctionMode):
     """Lets a forward over the whole canvas see some positions only as remembered.
 
-    Every call of `scaled_dot_product_attention` within a forward has its own memory: the K and V
+    Every call of `scaled_dot_product_attention`, or of `dllmc.attention` in a canonical graph, has
+    its own memory within a forward: the K and V
     `[B, heads, T, head_dim]` that it read last. Before it reads K and V again, those outside the
     evaluated positions are replaced with the remembered ones. What the forward returns at
     positions that were not evaluated means nothing.
@@ -65,7 +77,8 @@ class AttentionMemory(TorchFunctionMode):
             raise ConfigError(
                 f"the model called `scaled_dot_product_attention` {self._calls} times in a "
                 f"forward where {len(self.remembered) or 'some'} were expected, and the "
-                "reference follows a cache through these calls; use `cache.kind`='none'"
+                "reference follows a cache through these calls; give it the canonical graph, "
+                "`dllmc.adapt(module, canonical=True)`, or use `cache.kind`='none'"
             )
         return output
 
@@ -76,13 +89,18 @@ class AttentionMemory(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is not F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention:
+            names, limit = SDPA_ARGUMENTS, "attn_mask"
+        elif func is torch.ops.dllmc.attention.default:
+            names, limit = CANONICAL_ARGUMENTS, "mask"
+        else:
             return func(*args, **(kwargs or {}))
-        named = dict(zip(ATTENTION_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
-        named["key"], named["value"] = self._recall(named["key"], named["value"])
+        named = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+        key, value = names[1:3]
+        named[key], named[value] = self._recall(named[key], named[value])
         if self._limits is not None:
-            order = torch.arange(named["key"].shape[-2], device=self._limits.device)
-            named["attn_mask"] = order < self._limits[:, None]
+            order = torch.arange(named[key].shape[-2], device=self._limits.device)
+            named[limit] = (order < self._limits[:, None])[None, None]
         return func(**named)
 
     def _recall(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

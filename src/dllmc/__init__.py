@@ -185,6 +185,7 @@ def adapt(
     *,
     spec: DenoiserSpec | Mapping[str, Any] | None = None,
     example: torch.Tensor | Mapping[str, Any] | Sequence[Any] | None = None,
+    canonical: bool = False,
 ) -> LoadedModel:
     """A plain denoiser, tokens `[B, T]` -> logits `[B, T, V]`, over any module that makes logits.
 
@@ -194,6 +195,9 @@ def adapt(
         module: As for `compile`. It is not changed.
         spec: As for `compile`.
         example: As for `compile`.
+        canonical: Give the module's canonical graph in its place. `reference.generate` then
+            follows a cache through attention that is not written as a call of
+            `scaled_dot_product_attention`.
 
     Raises:
         CaptureError: The module fails on the example or returns no logits.
@@ -201,7 +205,8 @@ def adapt(
     """
     from dllmc import compiler
 
-    return compiler.adapt(module, spec, example)
+    adapted = compiler.adapt(module, spec, example)
+    return compiler.canonicalise(adapted) if canonical else adapted
 
 
 def explain(model: LoadedModel | nn.Module | str | Path, **options: Any) -> Explanation:
