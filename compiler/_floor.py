@@ -32,10 +32,12 @@ class Floor:
 
     Attributes:
         plan: Of the step.
-        products: Linear products as (rows, input width, output width), and how many of each.
+        products: Linear products as (rows, input width, output width), and how many of each; those
+            of a layer's experts together, with a row per expert that a row goes to.
         linear_flops: Of these: 2 x rows x widths.
         attention_flops: Of the scores and of what they weigh, over all slots.
-        parameter_bytes: Weights read, each once; of an embedding the rows that are looked up.
+        parameter_bytes: Weights read, each once; of an embedding the rows that are looked up, of
+            experts as many as the rows can go to.
         cache_bytes: Keys and values read.
     """
 
@@ -77,6 +79,8 @@ def floor(package: Package, plan: StepPlan) -> Floor:
         )
     if plan.dtype != package.dtype:
         raise PlanError(f"`dtype`={plan.dtype!r} is not that of the model, {package.dtype!r}")
+    limited = package.spec.attention == "block_causal"
+    plan = plan.model_copy(update={"mask": "row_limit" if limited else "limit"})
     counter = _Counter(package.graphs[plan.statistics], plan)
     counter.count()
     linear = sum(2 * math.prod(sizes) * times for sizes, times in counter.products.items())
@@ -100,6 +104,7 @@ class _Counter(Interpreter):
         self._linear = _overloads("linear") | {torch.ops.aten.linear.default}
         self._heads = _overloads(*_HEADS)
         self._attention = _overloads("cached_attention")
+        self._experts = _overloads("experts")
         self.products: Counter[tuple[int, int, int]] = Counter()
         self.read: dict[str, int] = {}
         self.attention_flops = 0
@@ -115,7 +120,10 @@ class _Counter(Interpreter):
             groups, width = node.meta["cache_shape"]
             shape = (plan.batch, groups, plan.slots + plan.scratch, width)
             return torch.empty(shape, dtype=getattr(torch, plan.dtype))
-        if name in ("tokens", "positions", "slots"):
+        if name in ("key_positions", "key_tokens"):
+            return torch.empty(plan.batch, plan.slots + plan.scratch, dtype=torch.int64)
+        by_row = name == "key_limit" and plan.mask == "row_limit"
+        if by_row or name in ("tokens", "positions", "slots"):
             return torch.empty(plan.batch, plan.rows, dtype=torch.int64)
         if name == "head_rows":
             return torch.empty(plan.batch, plan.head_rows, dtype=torch.int64)
@@ -134,6 +142,10 @@ class _Counter(Interpreter):
             self.products[x.numel() // x.shape[-1], x.shape[-1], weight.shape[0]] += 1
         elif n.target in self._attention:
             self._count_attention(*(self.env[argument] for argument in n.args[:5]))  # type: ignore[index]
+        elif n.target in self._experts:
+            x, ids, _, gate_up, down = (self.env[argument] for argument in n.args[:5])  # type: ignore[index]
+            self.products[ids.numel(), x.shape[-1], gate_up.shape[1]] += 1
+            self.products[ids.numel(), down.shape[2], down.shape[1]] += 1
         self._count_reading(n, result)
         return result
 
@@ -152,6 +164,9 @@ class _Counter(Interpreter):
                 continue
             tensor = result if looks_up else self.env[source]
             size = tensor.numel() * tensor.element_size()
+            if n.target in self._experts:
+                ids = self.env[n.args[1]]  # type: ignore[index]
+                size = size * min(tensor.shape[0], ids.numel()) // tensor.shape[0]
             # Read twice, such as a tied embedding: what is read most counts, once.
             self.read[str(source.target)] = max(self.read.get(str(source.target), 0), size)
 

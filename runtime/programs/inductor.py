@@ -114,7 +114,7 @@ def _dynamic_axes(graph: Any, plan: StepPlan) -> dict[str, tuple[int, ...]]:
     """Axes of every input that differ between plans: batch, rows and slots."""
     caches = cache_shapes(graph)
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
-    matrices = {"tokens", "positions", "slots", "head_rows", "key_positions"}
+    matrices = {"tokens", "positions", "slots", "head_rows", "key_positions", "key_tokens"}
     if plan.mask == "row_limit":
         matrices.add("key_limit")
     batch = () if plan.batch == 1 else (0,)

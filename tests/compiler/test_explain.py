@@ -103,3 +103,33 @@ def test_callers_may_watch() -> None:
     explain(Toy(), spec=SPEC, before_and_after=lambda name, _: seen.append(name))
     assert seen[:2] == ["capture", "remove_noops"]
     assert seen[-1] == "lower_operators"
+
+
+@pytest.mark.parametrize("shape", ["sdar-tiny", "llada2-tiny"])
+def test_steps_of_block_causal_models_have_floors(shape: str) -> None:
+    plans = [
+        StepPlan(batch=2, rows=8, head_rows=8, slots=24),
+        StepPlan(batch=2, rows=8, head_rows=0, slots=24, statistics="none"),
+    ]
+    step, filling = explain(load_model(f"random:{shape}"), plans).floors
+    assert step.plan.mask == filling.plan.mask == "row_limit"
+    assert 0 < filling.flops < step.flops
+
+
+def test_experts_count_for_the_rows_that_go_to_them() -> None:
+    model = load_model("random:llada-moe-tiny")
+    few, many = explain(
+        model, [StepPlan(batch=1, rows=rows, head_rows=1, slots=64) for rows in (2, 64)]
+    ).floors
+    layers, experts = model.config["num_hidden_layers"], model.config["num_experts"]
+    chosen, width = model.config["num_experts_per_tok"], model.config["hidden_size"]
+    hidden = model.config["expert_intermediate_size"]
+    # Of the last layer one row is left.
+    assert few.products[2 * chosen, width, 2 * hidden] == layers - 1
+    assert few.products[chosen, hidden, width] == 1
+    head_dim = width // model.config["num_attention_heads"]
+    # Two rows go to four of the eight experts, one row to two, 64 rows to all of them. Embeddings
+    # and two rotary tables are read by row.
+    expert = 3 * width * hidden * 4
+    by_row = (64 - 2) * (width + 2 * head_dim) * 4
+    assert many.parameter_bytes - few.parameter_bytes == (experts - 2 * chosen) * expert + by_row
