@@ -184,7 +184,7 @@ def test_too_many_arguments_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "tokens", [torch.rand(1, 5), torch.zeros(5, dtype=torch.int64), None, "hello"], ids=repr
+    "tokens", [torch.full((1, 5), 0.5), torch.zeros(5, dtype=torch.int64), None, "hello"], ids=repr
 )
 def test_tokens_must_be_ids(tokens: Any) -> None:
     with pytest.raises(UsageError, match="for `input_ids`; give token ids, an integer tensor"):
