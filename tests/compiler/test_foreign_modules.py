@@ -23,8 +23,8 @@ MODULES = {
     "kept tables": lambda: StatefulLM(Config(eos_token_id=3)),
     "padding mask": lambda: PaddedLM(Config(attn_implementation="sdpa")),
 }
-# The reference follows caches through calls of scaled_dot_product_attention, so what writes
-# attention out is decoded there by the same weights with attention of that name.
+# The reference follows caches in a module through calls of scaled_dot_product_attention, so what
+# writes attention out is decoded there by the same weights with attention of that name.
 TWINS = MODULES | {
     "written out by name": lambda: ForeignLM(
         Config(num_key_value_heads=4, attn_implementation="sdpa")
@@ -120,3 +120,15 @@ def test_an_example_says_how_the_module_is_called() -> None:
         compiled("padding mask").engine().generate([2, 9, 4], max_new_tokens=16, config=config)
     )
     assert found.tokens == expected.tokens
+
+
+def test_the_reference_follows_caches_through_the_canonical_graph() -> None:
+    name = "written out by name"
+    canonical = dllmc.adapt(MODULES[name](), canonical=True)
+    for config in CONFIGS:
+        parsed = dllmc.DecodingConfig.model_validate(config)
+        found, expected = (
+            dllmc.reference.generate(model, [2, 9, 4], parsed, max_new_tokens=16)
+            for model in (canonical, dllmc.adapt(TWINS[name]()))
+        )
+        assert (found.tokens, found.nfe) == (expected.tokens, expected.nfe)
