@@ -41,7 +41,8 @@ class Case:
         way: Kind of decode, to group by.
         config: Fields of our configuration, or None where there is no policy for it yet.
         tokens: Returned, without what lies beyond the response.
-        nfe: Evaluations that our decoders should make; None where they may make fewer.
+        nfe: Evaluations that our decoders should make; None where they may make fewer than
+            `most`, which is what the published loop made.
     """
 
     system: str
@@ -53,6 +54,10 @@ class Case:
     config: dict[str, Any] | None
     tokens: list[int]
     nfe: int | None
+    most: int
+
+    def agrees_on(self, nfe: int) -> bool:
+        return nfe <= self.most if self.nfe is None else nfe == self.nfe
 
     def decoding(self) -> DecodingConfig:
         assert self.config is not None
@@ -113,7 +118,7 @@ def of_way(system: str, way: str) -> list[Case]:
 
 
 def _case(system: str, number: int, told: dict[str, Any], **own: Any) -> Case:
-    shared = {"keys": (), "tokens": told["tokens"], "nfe": told["nfe"]}
+    shared = {"keys": (), "tokens": told["tokens"], "nfe": told["nfe"], "most": told["nfe"]}
     prompt = tuple(told["prompt"])
     return Case(system, number, told["model"], prompt, **(shared | own))
 
@@ -164,7 +169,7 @@ def _sdar(number: int, told: dict[str, Any]) -> Case:
     """
     rule, config = told["remasking_strategy"], None
     keys = [("block_size", told["block_length"])]
-    tokens, nfe, stop = told["tokens"], told["nfe"] - 1, "length"
+    tokens, nfe, stop = told["tokens"][: told["gen_length"]], told["nfe"] - 1, "length"
     if "stopping_criteria_idx" in told:
         (end,) = told["stopping_criteria_idx"]
         keys += [("eos_token_id", end)]
