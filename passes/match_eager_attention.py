@@ -6,9 +6,8 @@ import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.fx import Node
 
-from dllmc.kernels.rms_norm import HALF
+from dllmc.passes._attention_dtype import attention_dtype, cast, keep_narrow
 from dllmc.passes._base import GraphPass, PassContext, Stage
 from dllmc.passes._graph import (
     argument,
@@ -36,7 +35,7 @@ from dllmc.passes.match_attention import SDPA
 from dllmc.passes.remove_noops import is_assertion, is_identity
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
+    from torch.fx import GraphModule, Node
 
 # What `scaled_dot_product_attention` calls; some code calls them by itself.
 _FUSED = (
@@ -46,10 +45,6 @@ _FUSED = (
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 )
-_LAYOUTS = (
-    *VIEWS, aten.transpose.int, aten.permute.default, aten.mT.default, aten.squeeze.dim,
-    aten.unsqueeze.default, aten.expand.default, aten.repeat_interleave.self_int,
-)  # fmt: skip
 _SOFTMAX = (aten.softmax.int, aten._softmax.default, aten._safe_softmax.default)
 
 
@@ -106,6 +101,8 @@ class MatchEagerAttention(GraphPass):
         for call, result in fused:
             with module.graph.inserting_before(result):
                 replace(result, _plain_call(call, result))
+        for call in calls(module, SDPA):
+            keep_narrow(call)
         return len(sites) + len(fused)
 
 
@@ -240,36 +237,14 @@ def _attention(site: _Site) -> Node:
     v = arranged(site.values.right, (roles.batch, roles.shared, roles.key, roles.value), root)
     for scale in site.scores.scales:
         q = derived(root, aten.mul.Tensor, q, scale)
-    dtype = _dtype(q, k, v)
-    q, k, v = (_cast(node, dtype, root) for node in (q, k, v))
+    dtype = attention_dtype(q, k, v)
+    q, k, v = (cast(node, dtype, root) for node in (q, k, v))
     mask = mask_of(site.scores, site.queries, dtype, root)
     y = derived(
         root, SDPA, q, k, v, mask, 0.0, False,
         scale=site.scores.factor, enable_gqa=bool(roles.grouped),
     )  # fmt: skip
-    return _cast(_laid_out(y, site, heads), dtype_of(root), root)
-
-
-def _dtype(q: Node, k: Node, v: Node) -> torch.dtype | None:
-    """The half precision that all were widened from, since caches hold that; else that of q."""
-    narrow = {dtype_of(_before_widening(node)) for node in (q, k, v)}
-    return narrow.pop() if len(narrow) == 1 else dtype_of(q)
-
-
-def _before_widening(node: Node) -> Node:
-    source = node
-    while is_call(source, *_LAYOUTS) or casts_to(source) == torch.float32:
-        widened = casts_to(source) == torch.float32
-        below = source.args[0]
-        assert isinstance(below, Node)
-        source = below
-        if widened:
-            return source if dtype_of(source) in HALF else node
-    return node
-
-
-def _cast(node: Node, dtype: Any, root: Node) -> Node:
-    return node if dtype_of(node) == dtype else derived(root, aten.to.dtype, node, dtype)
+    return cast(_laid_out(y, site, heads), dtype_of(root), root)
 
 
 def _laid_out(y: Node, site: _Site, heads: str) -> Node:

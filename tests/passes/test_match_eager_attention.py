@@ -334,6 +334,10 @@ def all_upcast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return ((q.float() @ k.float().mT * 0.5).softmax(-1) @ v.float()).to(q.dtype)
 
 
+def upcast_call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=0.5).to(q.dtype)
+
+
 def upcast_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Queries that half precision does not hold."""
     q = q.float() * 1.001
@@ -346,6 +350,7 @@ def upcast_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (upcast, torch.bfloat16),
         (all_upcast, torch.bfloat16),
         (in_float32, torch.bfloat16),
+        (upcast_call, torch.bfloat16),
         (upcast_queries, torch.float32),
     ],
 )
