@@ -47,7 +47,7 @@ def canonicalise(model: LoadedModel) -> LoadedModel:
     """
     with evaluating(model.module):
         graph = capture(model.module, model.spec)
-        declared = getattr(model.module, "expected_matches", dict)()
+        declared: dict[str, int] = getattr(model.module, "expected_matches", dict)()
         context = PassContext(model.spec, count_attention(graph), declared)
         for kind in ordered(Stage.CANONICALISE):
             kind().run(graph, context)

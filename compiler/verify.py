@@ -98,7 +98,7 @@ class Probe:
         self, module: GraphModule, rows: Tensor, caches: dict[str, Tensor]
     ) -> Tensor | tuple[Tensor, ...]:
         """Run `module` at the positions `rows` `[B, W]`."""
-        batch, length = self._tokens.shape
+        batch = self._tokens.shape[0]
         zeros = torch.zeros(batch, dtype=torch.int64, device=rows.device)
         matches = rows[:, None] == self._head_positions[..., None]
         known = {

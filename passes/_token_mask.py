@@ -97,9 +97,9 @@ class _Builder:
             return self.build(_first(node), _aligned(_first(node), node, axes))
         if is_call(node, aten.view.default, aten.reshape.default, aten._unsafe_view.default):
             return self.build(_first(node), self._reshaped(node, axes))
-        if is_call(node, *_SAME) or _is_elementwise(node):
-            return self._elementwise(node, axes)
-        self._refuse(node)
+        if not (is_call(node, *_SAME) or _is_elementwise(node)):
+            self._refuse(node)
+        return self._elementwise(node, axes)
 
     def _elementwise(self, node: Node, axes: Mapping[int, int]) -> Node:
         def operand(value: Any) -> Any:

@@ -10,10 +10,13 @@ from dllmc.passes._graph import (
     add_placeholder,
     argument,
     calls,
+    dtype_of,
     is_call,
     placeholder,
     value_of,
+    where,
 )
+from dllmc.spec import PassError
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -85,6 +88,7 @@ def _give_cache(
 ) -> None:
     q, k, v, scale = (argument(site, name) for name in ("q", "k", "v", "scale"))
     caches = add_placeholder(module, f"keys_{layer}"), add_placeholder(module, f"values_{layer}")
+    _check_dtype(module, site, k)
     # Groups and width of a slot: what the runtime needs to allocate the cache.
     for cache, source in zip(caches, (k, v), strict=True):
         shape = value_of(source).shape
@@ -107,3 +111,13 @@ def _give_cache(
     new.meta.update(site.meta)
     site.replace_all_uses_with(new)
     module.graph.erase_node(site)
+
+
+def _check_dtype(module: GraphModule, site: Node, k: Node) -> None:
+    """A cache has the dtype of the weights."""
+    weights = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+    if weights not in (None, dtype_of(k)) and dtype_of(k) is not None:
+        raise PassError(
+            f"{where(site)} attends to keys in {dtype_of(k)} and the weights are in {weights}; "
+            "convert keys and values back before attention, or the module to one dtype"
+        )

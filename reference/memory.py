@@ -89,6 +89,7 @@ class AttentionMemory(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        names: tuple[str, ...]
         if func is F.scaled_dot_product_attention:
             names, limit = SDPA_ARGUMENTS, "attn_mask"
         elif func is torch.ops.dllmc.attention.default:

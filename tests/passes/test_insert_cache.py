@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from graphs.passing import inputs, operators, ready_for, run_and_verify
 from graphs.toys import SPEC, Toy, llada
+from torch import Tensor
 
 from dllmc.passes.insert_cache import InsertCache
 from dllmc.spec import PassError
@@ -48,3 +50,16 @@ def test_a_lost_attention_is_an_error() -> None:
     more = type(context)(context.spec, context.layers + 1, {})
     with pytest.raises(PassError, match="`insert_cache` matched 2 sites where the model has 3"):
         InsertCache().run(graph, more)
+
+
+def test_keys_of_another_dtype_than_the_weights_are_refused() -> None:
+    class Widened(Toy):
+        def attend(self, x: Tensor, layer: int) -> Tensor:
+            q, k, v = (part.float() for part in self.split(self.qkv[layer](x)))
+            y = F.scaled_dot_product_attention(q, 1.001 * k, v).to(x.dtype)
+            return y.transpose(1, 2).reshape(x.shape)
+
+    graph, context = ready_for("insert_cache", Widened().bfloat16(), SPEC)
+    message = r"keys in torch\.float32 and the weights are in torch\.bfloat16; convert"
+    with pytest.raises(PassError, match=message):
+        InsertCache().run(graph, context)
