@@ -79,7 +79,7 @@ def floor(package: Package, plan: StepPlan) -> Floor:
         )
     if plan.dtype != package.dtype:
         raise PlanError(f"`dtype`={plan.dtype!r} is not that of the model, {package.dtype!r}")
-    limited = package.spec.attention == "block_causal"
+    limited = package.spec.attention != "full"
     plan = plan.model_copy(update={"mask": "row_limit" if limited else "limit"})
     counter = _Counter(package.graphs[plan.statistics], plan)
     counter.count()

@@ -120,11 +120,11 @@ class Probe:
     def _limits(self, rows: Tensor) -> Tensor:
         """What each sequence, or each row of block-causal attention, sees."""
         batch, length = self._tokens.shape
-        if self._spec.attention != "block_causal":
+        if self._spec.attention == "full":
             return torch.full((batch,), length, device=rows.device)
         if self._spec.blocks_from == "response":
             return torch.full_like(rows, length)
-        block = self._spec.block_length or length
+        block = self._spec.attention_block or length
         return (rows // block + 1) * block
 
     def _held(self) -> Tensor:

@@ -58,7 +58,7 @@ def understand(module: GraphModule, site: Node, mask: Node, spec: DenoiserSpec) 
     """Say what `mask`, which follows from the sizes of the input alone, does at `site`.
 
     Raises:
-        NotADenoiserError: It is causal.
+        NotADenoiserError: It is causal, and the model no auxiliary.
         NotPositionWiseError: It has no meaning by query and key position.
     """
     length = min(spec.max_length, _LONGEST)
@@ -75,7 +75,7 @@ def understand(module: GraphModule, site: Node, mask: Node, spec: DenoiserSpec) 
     hidden = values < -1e4
     if hidden.any() and not values.masked_fill(hidden, 0.0).any():
         block = _block_length(hidden)
-        if block == 1:
+        if block == 1 and spec.attention != "causal":
             raise NotADenoiserError(
                 f"{where(site)} has a causal mask; a denoiser's attention sees both directions. "
                 "Only an auxiliary model (role='auxiliary') may be causal"

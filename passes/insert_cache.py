@@ -39,8 +39,8 @@ class InsertCache(GraphPass):
     Where rows have limits, the input `key_limit` is `[B, R]` by row and takes their place, so
     that the decoder says what each row sees.
 
-    Only `dllmc.attention` is rewritten, which is never causal, and `cached_attention` has no
-    causal form.
+    Only `dllmc.attention` is rewritten, which hides nothing but what it is told to, and no form of
+    `cached_attention` is causal by itself.
     """
 
     name = "insert_cache"

@@ -45,8 +45,8 @@ class MatchAttention(GraphPass):
     the limits are the decoder's: here they are put behind the last position.
 
     Raises:
-        NotADenoiserError: The attention is causal. Caching passes of other compilers accept
-            that silently and return wrong tokens.
+        NotADenoiserError: The attention is causal and the model no auxiliary. Caching passes of
+            other compilers make such mistakes silently and return wrong tokens.
         NotPositionWiseError: The attention has dropout, a mask that is no function of one query
             and one key, or other axes than batch, heads, positions and width.
         ConfigError: The spec says something else of the blocks than the mask does.
@@ -65,7 +65,7 @@ class MatchAttention(GraphPass):
             return 0
         masks = _Masks(module, context.spec)
         for site in sites:
-            _check(site)
+            _check(site, context.spec)
             q, k, v = (argument(site, name) for name in ("query", "key", "value"))
             scale = argument(site, "scale")
             if scale is None:
@@ -84,24 +84,24 @@ class _Masks:
 
     def __init__(self, module: GraphModule, spec: DenoiserSpec) -> None:
         self._module, self._spec = module, spec
-        self._understood: dict[Node | None, tuple[Node | None, ...]] = {}
+        self._understood: dict[tuple[Node | None, bool], tuple[Node | None, ...]] = {}
         self._positions: Node | None = None
 
     def arguments(self, site: Node) -> tuple[Node | None, ...]:
         """What the attention at `site` is told of its rows: limits, positions, bias and mask."""
-        given = argument(site, "attn_mask")
+        given = argument(site, "attn_mask"), bool(argument(site, "is_causal"))
         if given not in self._understood:
-            self._understood[given] = self._understand(site, given)
+            self._understood[given] = self._understand(site, *given)
         return self._understood[given]
 
-    def _understand(self, site: Node, given: Node | None) -> tuple[Node | None, ...]:
-        mask = Mask()
+    def _understand(self, site: Node, given: Node | None, causal: bool) -> tuple[Node | None, ...]:
+        mask = Mask(block_length=1 if causal else None)
         if given is not None:
             if follows_from_tokens(given):
                 return self._of_tokens(site, given)
             mask = understand(self._module, site, given, self._spec)
         self._check_blocks(site, mask)
-        if self._spec.attention == "block_causal":
+        if self._spec.attention != "full":
             return self._limit(mask.block_length), None, self._rows(), None
         if mask.bias is None:
             return ()
@@ -109,18 +109,18 @@ class _Masks:
         return None, self._rows(), self._rows(), table
 
     def _of_tokens(self, site: Node, given: Node) -> tuple[Node | None, ...]:
-        if self._spec.attention == "block_causal":
+        if self._spec.attention != "full":
             raise NotPositionWiseError(
                 f"{where(site)} has a mask that follows from the tokens, which hides the blocks "
-                "of block-causal attention from the compiler; leave padding out of the model"
+                f"of {self._spec.attention} attention; leave padding out of the model"
             )
         mask = rebuild(self._module, site, given, self._rows(), self._spec.max_length)
         return None, None, None, None, mask
 
     def _check_blocks(self, site: Node, mask: Mask) -> None:
         spec = self._spec
-        own = spec.attention == "block_causal" and spec.blocks_from == "canvas"
-        expected = spec.block_length if own else None
+        own = spec.attention != "full" and spec.blocks_from == "canvas"
+        expected = spec.attention_block if own else None
         if mask.block_length == expected and (mask.bias is None or spec.attention == "full"):
             return
         found = (
@@ -130,8 +130,10 @@ class _Masks:
             if mask.bias is None
             else "has a bias"
         )
-        said = f"`block_length`={expected}" if own else f"`attention`={spec.attention!r}"
-        if not own and spec.attention == "block_causal":
+        said = f"`attention`={spec.attention!r}"
+        if own and spec.attention == "block_causal":
+            said = f"`block_length`={expected}"
+        if not own and spec.attention != "full":
             said += ", `blocks_from`='response', where the module itself sees everything"
         raise ConfigError(f"{where(site)} {found}, and the spec says {said}; make them agree")
 
@@ -161,8 +163,8 @@ class _Masks:
         return node
 
 
-def _check(site: Node) -> None:
-    if argument(site, "is_causal"):
+def _check(site: Node, spec: DenoiserSpec) -> None:
+    if argument(site, "is_causal") and spec.attention != "causal":
         raise NotADenoiserError(
             f"{where(site)} is causal; a denoiser's attention sees both directions. Only an "
             "auxiliary model (role='auxiliary') may be causal"

@@ -103,6 +103,11 @@ class DecodingConfig(Checked):
 
     def check_model(self, spec: DenoiserSpec) -> None:
         """Raise `ConfigError` if the denoiser of this `spec` cannot be decoded like this."""
+        if spec.role == "auxiliary":
+            raise ConfigError(
+                "`role`='auxiliary': an auxiliary model drafts or verifies for a denoiser and is "
+                "not decoded by itself; decode the denoiser"
+            )
         self.cache.check(spec)
 
     @property

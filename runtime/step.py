@@ -135,16 +135,16 @@ def _plan(spec: DenoiserSpec, pool: Pool, states: list[DecodeState], dtype: str)
         head_rows=max(end - start for _, (start, end) in spans),
         slots=pool.slots,
         statistics=states[0].statistics,
-        mask="row_limit" if spec.attention == "block_causal" else "limit",
+        mask="limit" if spec.attention == "full" else "row_limit",
         dtype=dtype,
     )
 
 
 def _key_limit(spec: DenoiserSpec, positions: Tensor, prompt: Tensor, length: Tensor) -> Tensor:
     """What each sequence sees, `[B]`; with block-causal attention each row, `[B, W]`."""
-    if spec.block_length is None:
+    if spec.attention_block is None:
         return length
-    block, last = spec.block_length, length[:, None]
+    block, last = spec.attention_block, length[:, None]
     if spec.blocks_from == "canvas":
         return ((positions // block + 1) * block).minimum(last)
     origin = prompt[:, None]

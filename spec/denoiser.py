@@ -73,6 +73,14 @@ class DenoiserSpec(BaseModel):
             )
         return self
 
+    @property
+    def attention_block(self) -> int | None:
+        """Rows in a block that see alike and nothing after it: 1 with causal attention.
+
+        None with full attention.
+        """
+        return 1 if self.attention == "causal" else self.block_length
+
     def prepare_prompt(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The prompt as it stands on the canvas, padded to `prompt_slots` where there are any.
 

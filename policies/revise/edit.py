@@ -5,6 +5,7 @@ Published loop: LLaDA2.1 `generate` (`editing_threshold`, `max_post_steps`).
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from dllmc.policies._base import knob
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
 
 
 class Edit(Revise):
-    """A committed token of the block gives way to a candidate whose probability exceeds
-    `threshold`.
+    """A committed token of the block gives way to a candidate of probability over `threshold`.
 
     A block without masks is evaluated until nothing is replaced, at most `steps` times.
     """
 
     kind: Literal["edit"] = "edit"
-    threshold: float = knob(0.9, gt=0, le=1, low=0.5, high=0.995, lossy=True)
+    threshold: float = knob(0.9, ge=0, le=1, low=0.5, high=0.995, lossy=True)
     steps: int = knob(16, ge=0, low=0, high=32, lossy=True)
 
     def values(self) -> dict[str, float]:
-        return {"doubt": (1 - self.threshold) / self.threshold}
+        limit = (1 - self.threshold) / self.threshold if self.threshold > 0 else math.inf
+        return {"doubt": limit}
 
     @staticmethod
     def select(doubt: Tensor, changed: Tensor, values: Mapping[str, Tensor]) -> Tensor:

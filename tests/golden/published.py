@@ -196,8 +196,7 @@ def _llada2(number: int, told: dict[str, Any], system: str = "llada2") -> Case:
     commit = {"kind": "dynamic", "threshold": told["threshold"], "steps": told.get("steps")}
     others = {}
     if system == "llada21":
-        # 0 is a published setting; ours must be above 0, and no candidate has so small a p.
-        threshold, steps = max(told["editing_threshold"], 1e-6), told["max_post_steps"]
+        threshold, steps = told["editing_threshold"], told["max_post_steps"]
         others = {"revise": {"kind": "edit", "threshold": threshold, "steps": steps}}
     return _case(
         system,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch.nn.functional as F
 from graphs.masked import (
     PAD,
     AdditiveBlocks,
@@ -21,7 +22,8 @@ from graphs.masked import (
     Window,
 )
 from graphs.passing import inputs, ready_for, run_and_verify
-from graphs.toys import HEADS, LONGEST, SPEC
+from graphs.toys import HEADS, LONGEST, SPEC, Toy
+from torch import Tensor
 
 import dllmc
 from dllmc.kernels import canonical
@@ -117,12 +119,36 @@ def test_a_causal_mask_is_no_denoiser() -> None:
         matched(CausalMask())
 
 
+AUXILIARY = SPEC.model_copy(update={"attention": "causal", "role": "auxiliary"})
+
+
+class CausalCall(Toy):
+    def attend(self, x: Tensor, layer: int) -> Tensor:
+        q, k, v = self.split(self.qkv[layer](x))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+@pytest.mark.parametrize("module", [CausalMask(), CausalCall()])
+def test_an_auxiliary_model_may_be_causal(module: nn.Module) -> None:
+    _, sites = matched(module, AUXILIARY)
+    assert [told(site) for site in sites] == [{"key_limit", "key_positions"}] * 2
+    engine = dllmc.compile(module, spec=AUXILIARY, backend="eager", verify=True).engine()
+    with pytest.raises(ConfigError, match=r"`role`='auxiliary'.*not decoded by itself"):
+        engine.generate([1, 2, 3], max_new_tokens=4)
+
+
+def test_an_auxiliary_model_must_be_causal() -> None:
+    with pytest.raises(ConfigError, match=r"sees every position, and .* `attention`='causal'"):
+        matched(AllSeen(), AUXILIARY)
+
+
 @pytest.mark.parametrize(
     ("module", "spec", "message"),
     [
         (ByRunningCount(), SPEC, r"through `cumsum`.*no function of one query and one key"),
         (OfBatch(), SPEC, "differs between the sequences of a batch"),
-        (HidesPadding(), BLOCKS, "hides the blocks of block-causal attention"),
+        (HidesPadding(), BLOCKS, "hides the blocks of block_causal attention"),
     ],
 )
 def test_what_is_no_function_of_query_and_key_is_refused(
