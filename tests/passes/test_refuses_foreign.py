@@ -307,7 +307,8 @@ def test_what_export_cannot_follow_is_refused_in_one_line(kind: type[Bad], does:
     assert Path(__file__).name in str(error)
 
 
-def test_a_causal_model_with_that_role_is_refused_for_now_by_its_attention() -> None:
+def test_a_causal_model_with_that_role_compiles_and_is_not_decoded_by_itself() -> None:
     spec = SPEC.model_copy(update={"role": "auxiliary", "attention": "causal"})
-    with pytest.raises(DllmcError, match="causal"):
-        compile_model(IsCausal(), engine_of=Engine, spec=spec, backend="eager")
+    engine = compile_model(IsCausal(), engine_of=Engine, spec=spec, backend="eager").engine()
+    with pytest.raises(DllmcError, match="`role`='auxiliary'"):
+        engine.generate([1, 2], max_new_tokens=4)
