@@ -106,6 +106,12 @@ def run_and_kill(tmp_path: Path, moments: list[tuple[int, float]]) -> dict[str, 
     return report
 
 
+def test_a_killed_job_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
+    report = run_and_kill(tmp_path, [(12, 0.003)])
+    assert report["status"] == "confirmed"
+
+
+@pytest.mark.slow
 def test_a_job_killed_three_times_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     # In the preflight, in the search, and later.
     report = run_and_kill(tmp_path, [(4, 0.0), (12, 0.003), (30, 0.001)])

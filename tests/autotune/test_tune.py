@@ -42,7 +42,7 @@ def speed(config: DecodingConfig) -> float:
     return seconds_per_prompt(SPEED_BASELINE) / seconds_per_prompt(config)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 2))])
 def test_the_tuner_finds_a_fast_configuration_that_loses_nothing(
     tmp_path: Path, seed: int
 ) -> None:
@@ -80,6 +80,7 @@ def test_where_every_saving_loses_safe_ships_and_the_report_says_so(tmp_path: Pa
     assert "confirmed nothing faster" in match.reasons[0]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_loses_nothing_is_said_to(tmp_path: Path) -> None:
     report = job(tmp_path, PlantedEngine(loss=lambda _: 0.0, discordance=0.0))
     assert report.baseline_passes is True
@@ -117,7 +118,7 @@ def test_the_record_speaks_for_single_prompts_as_they_were_timed_too(tmp_path: P
     assert larger.level is Level.SAFE
 
 
-@pytest.mark.parametrize("budget", [200, 400, 1500])
+@pytest.mark.parametrize("budget", [200, 400, pytest.param(1500, marks=pytest.mark.slow)])
 def test_the_budget_is_kept_to_within_one_round_of_batches(tmp_path: Path, budget: int) -> None:
     engine = PlantedEngine()
     report = job(tmp_path, engine, budget=budget)
@@ -146,7 +147,10 @@ def test_the_number_of_trials_is_kept(tmp_path: Path) -> None:
     assert sum(report.trials.values()) == 9
 
 
-@pytest.mark.parametrize("limits", [{"trials": 12, "budget": None}, {"budget": BUDGET}])
+@pytest.mark.parametrize(
+    "limits",
+    [{"trials": 12, "budget": None}, pytest.param({"budget": BUDGET}, marks=pytest.mark.slow)],
+)
 def test_a_finished_job_gives_the_same_report_without_decoding(
     tmp_path: Path, limits: dict[str, Any]
 ) -> None:
@@ -186,6 +190,7 @@ def test_another_seed_margin_or_machine_is_another_job(tmp_path: Path) -> None:
     assert len({report.study for report in reports}) == 4
 
 
+@pytest.mark.slow
 def test_a_refused_configuration_does_not_end_the_search(tmp_path: Path) -> None:
     from dllmc.spec import ConfigError
 
@@ -224,6 +229,7 @@ def text_of(report: TuningReport) -> str:
     return console.export_text()
 
 
+@pytest.mark.slow
 def test_the_report_shows_each_configuration(tmp_path: Path) -> None:
     report = job(tmp_path)
     text = text_of(report)

@@ -168,7 +168,7 @@ class Routed(nn.Module):
         return mixed
 
 
-@pytest.mark.parametrize("name", ["torch", "sorted"])
+@pytest.mark.parametrize("name", [pytest.param("torch", marks=pytest.mark.slow), "sorted"])
 def test_a_graph_holds_one_call_at_any_batch_and_length(name: str) -> None:
     module = Routed(torch.float32)
     graph = capture(module, DenoiserSpec(mask_id=10, vocab_size=11, max_length=64, eos_ids=()))

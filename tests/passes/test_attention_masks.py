@@ -168,12 +168,13 @@ def test_inputs_say_what_the_slots_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "spec"),
     [
-        (HidesPadding(), SPEC),
         (HidesPaddingFromPadding(), SPEC),
-        (Alibi(), SPEC),
         (LearnedBias(), SPEC),
-        (Window(), SPEC),
         (AdditiveBlocks(), BLOCKS),
+        *(
+            pytest.param(module, SPEC, marks=pytest.mark.slow)
+            for module in (HidesPadding(), Alibi(), Window())
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -29,11 +29,12 @@ def test_the_engine_decodes_as_published(cache: str) -> None:
         assert (output.tokens, output.nfe) == (case.tokens, case.nfe), case
 
 
-def test_batches_of_unequal_requests_decode_as_published() -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_batches_of_unequal_requests_decode_as_published(every: int) -> None:
     cases = load()[1]
     for number in range(len(load()[0])):
         own = [case for case in cases if case.model == number]
-        for first in range(0, len(own), 8):
+        for first in range(0, len(own), 8 * every):
             batch = own[first : first + 8]
             requests = [Request(case.prompt, case.config, case.max_new_tokens) for case in batch]
             tokens, nfe = finish(engine_of(number), requests)

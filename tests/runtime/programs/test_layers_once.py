@@ -104,6 +104,7 @@ def test_one_set_of_pieces_serves_all_sizes(compiled: list[str]) -> None:
     assert len(compiled) == 3
 
 
+@pytest.mark.slow
 def test_batches_have_pieces_of_their_own(compiled: list[str]) -> None:
     programs = InductorPrograms(package(3), CPU)
     for batch in (1, 2, 5):
@@ -112,6 +113,7 @@ def test_batches_have_pieces_of_their_own(compiled: list[str]) -> None:
     assert programs.compiled == 2
 
 
+@pytest.mark.slow
 def test_static_programs_are_made_of_pieces_too(compiled: list[str]) -> None:
     programs = InductorPrograms(package(3), CPU)
     programs.specialise([GREEDY, GREEDY.model_copy(update={"head_rows": 3})])
@@ -121,18 +123,21 @@ def test_static_programs_are_made_of_pieces_too(compiled: list[str]) -> None:
     assert len(compiled) == 4
 
 
+@pytest.mark.slow
 def test_a_model_without_repeated_layers_is_one_graph(compiled: list[str]) -> None:
     programs = InductorPrograms(package(2), CPU)
     assert agrees_with_eager(programs, GREEDY)
     assert compiled == ["graph"]
 
 
+@pytest.mark.slow
 def test_layers_can_be_compiled_together(compiled: list[str]) -> None:
     programs = InductorPrograms(package(3), CPU, layers_once=False)
     assert agrees_with_eager(programs, GREEDY)
     assert compiled == ["graph"]
 
 
+@pytest.mark.slow
 def test_a_piece_that_holds_for_some_sizes_makes_programs_static(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
