@@ -50,7 +50,13 @@ def test_ids_and_their_text_decode_alike(dllmc: Callable, artifact: Path) -> Non
     assert by_ids == dllmc("generate", artifact, PROMPTS[0], "--json").json
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(value, id=name, marks=[pytest.mark.slow] if "cache" not in value else [])
+        for name, value in CONFIGS.items()
+    ],
+)
 def test_runtime_and_reference_agree(dllmc: Callable, checkpoint: Path, config: str) -> None:
     arguments = ("generate", checkpoint, *PROMPTS, "--config", config, "--stream", 3, "--json")
     runtime = dllmc(*arguments).json

@@ -25,7 +25,11 @@ CONFIGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("stop", ["eos", "length"])
 @pytest.mark.parametrize("axes", CONFIGS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES[1:5], ids=lambda shape: str(shape.seed))
+@pytest.mark.parametrize(
+    "shape",
+    [*SHAPES[1:3], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[3:5])],
+    ids=lambda shape: str(shape.seed),
+)
 def test_tokens_and_nfe_are_those_of_each_alone(
     shape: Shape, axes: dict[str, Any], stop: str
 ) -> None:
