@@ -43,7 +43,7 @@ class QwenAttention(nn.Module):
     def __init__(self, config: QwenConfig) -> None:
         super().__init__()
         self.head_width = config.head_width
-        self.repeats = config.num_attention_heads // config.kv_heads
+        self.grouped = config.kv_heads < config.num_attention_heads
         q_width = config.num_attention_heads * config.head_width
         kv_width = config.kv_heads * config.head_width
         self.q_proj = nn.Linear(config.hidden_size, q_width, bias=config.qkv_bias)
@@ -63,10 +63,9 @@ class QwenAttention(nn.Module):
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if self.repeats > 1:
-            k = k.repeat_interleave(self.repeats, dim=1)
-            v = v.repeat_interleave(self.repeats, dim=1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=False)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=False, enable_gqa=self.grouped
+        )
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 

@@ -68,15 +68,13 @@ class LLaDABlock(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         batch, length, width = x.shape
-        head_dim, repeats = self.config.head_dim, self.config.n_heads // self.config.kv_heads
+        head_dim, grouped = self.config.head_dim, self.config.kv_heads < self.config.n_heads
         y = self.attn_norm(x)
         q = self.q_proj(y).view(batch, length, -1, head_dim).transpose(1, 2)
         k = self.k_proj(y).view(batch, length, -1, head_dim).transpose(1, 2)
         v = self.v_proj(y).view(batch, length, -1, head_dim).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if repeats > 1:
-            k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=False)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=False, enable_gqa=grouped)
         x = x + self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
         y = self.ff_norm(x)
         update: Tensor = self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))

@@ -48,10 +48,10 @@ class LLaDA2Attention(nn.Module):
         q, k, v = heads.transpose(1, 2).split(self.heads, dim=1)
         q = self.turned(self.query_layernorm(q), cos, sin)
         k = self.turned(self.key_layernorm(k), cos, sin)
-        repeats = self.heads[0] // self.heads[1]
-        if repeats > 1:
-            k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=False)
+        grouped = self.heads[1] < self.heads[0]
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=False, enable_gqa=grouped
+        )
         out: Tensor = self.dense(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 
