@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
@@ -178,7 +179,9 @@ def derived(like: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
     """A new call where the graph inserts next, with its value and the source line of `like`."""
     node = like.graph.call_function(target, args, kwargs)
     given, options = map_arg((args, kwargs), value_of)
-    with detect_fake_mode(list(_leaves(given))) or contextlib.nullcontext(), torch.no_grad():
+    mode = detect_fake_mode(list(_leaves(given))) or contextlib.nullcontext()
+    # Composite operators see sizes that are symbols only through Python's dispatcher (torch 2.11).
+    with mode, torch.no_grad(), enable_python_dispatcher():
         node.meta["val"] = target(*given, **options)
     for key in ("stack_trace", "nn_module_stack"):
         if key in like.meta:
