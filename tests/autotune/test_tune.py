@@ -108,6 +108,7 @@ def test_the_record_is_found_again_and_says_what_the_report_says(tmp_path: Path)
     assert match.record.provenance.command.startswith("dllmc tune planted --task copy")
 
 
+@pytest.mark.slow
 def test_the_record_speaks_for_single_prompts_as_they_were_timed_too(tmp_path: Path) -> None:
     engine = PlantedEngine()
     job(tmp_path, engine)
@@ -163,6 +164,7 @@ def test_a_finished_job_gives_the_same_report_without_decoding(
     assert [v.p_value for v in again.verdicts] == [v.p_value for v in first.verdicts]
 
 
+@pytest.mark.slow
 def test_more_budget_continues_the_search_of_a_finished_job(tmp_path: Path) -> None:
     first = job(tmp_path, budget=BUDGET)
     again = job(tmp_path, budget=2 * BUDGET)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # The default suite repeats the same few cases.
 EXPLORING = settings.get_current_profile_name() == "explore"
-CASES = 500 if EXPLORING else 32
+CASES = 500 if EXPLORING else 24
 UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large]
 SAMPLED = DecodingConfig(
     schedule={"kind": "blocks", "block_length": 8},

@@ -87,6 +87,7 @@ def test_compilations_do_not_depend_on_the_number_of_layers(compiled: list[str])
         assert programs.compiled == 1
 
 
+@pytest.mark.slow
 def test_another_statistics_set_compiles_only_the_last_piece(compiled: list[str]) -> None:
     programs = InductorPrograms(package(3), CPU)
     assert agrees_with_eager(programs, GREEDY)
