@@ -48,11 +48,6 @@ def median_ratio(ratios: Sequence[float], *, side: float = 0.975) -> Ratio:
     return Ratio(n, median, ordered[rank], ordered[n - 1 - rank], 1 - below)
 
 
-def pairs_for(side: float) -> int:
-    """Pairs after which the extremes have confidence `side` each."""
-    return math.ceil(-math.log2(1 - side))
-
-
 def noise_floor(ratios: Sequence[float]) -> float:
     """Half-width of the interval of a configuration's ratio to itself, as a fraction."""
     ratio = median_ratio(ratios)

@@ -294,9 +294,6 @@ class Revise(Policy):
         return True
 
 
-AxisName = Literal[
-    "schedule", "belief", "score", "commit", "cache", "verify", "stop", "constrain", "revise"
-]
 AXES: dict[str, type[Policy]] = {
     axis.axis: axis
     for axis in (Schedule, Belief, Score, Commit, Cache, Verify, Stop, Constrain, Revise)

@@ -101,6 +101,41 @@ def scales(number: int) -> dict[str, Any]:
     }
 
 
+def qwen_keys(
+    architecture: str, model_type: str, number: int, shape: tuple[int, int, int, int]
+) -> dict[str, Any]:
+    """`config.json` of a tiny Qwen2.5 body.
+
+    Args:
+        architecture: Of the published class.
+        model_type: Of the same.
+        number: Of the model.
+        shape: Width, heads, heads of keys and values, layers.
+    """
+    width, heads, kv_heads, layers = shape
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": VOCABULARY,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": (1e6, 1e4)[number % 2],
+        "rope_scaling": None,
+        "use_sliding_window": False,
+        "tie_word_embeddings": False,
+        "mask_token_id": MASK,
+        "pad_token_id": PAD,
+        "bos_token_id": EOS,
+        "eos_token_id": EOS,
+    }
+
+
 def stored(model: nn.Module) -> dict[str, list[int]]:
     """Shapes of the tensors that a checkpoint of `model` holds, by name."""
     return {name: list(tensor.shape) for name, tensor in sorted(model.state_dict().items())}

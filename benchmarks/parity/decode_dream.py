@@ -28,28 +28,7 @@ LENGTHS = (3, 5, 8, 11, 13, 16, 21, 24, 31, 32)
 
 
 def keys(number: int) -> dict[str, Any]:
-    width, heads, kv_heads, layers = SHAPES[number]
-    return {
-        "architectures": ["DreamModel"],
-        "model_type": "Dream",
-        "vocab_size": common.VOCABULARY,
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "hidden_act": "silu",
-        "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": (1e6, 1e4)[number % 2],
-        "rope_scaling": None,
-        "use_sliding_window": False,
-        "tie_word_embeddings": False,
-        "mask_token_id": common.MASK,
-        "pad_token_id": common.PAD,
-        "bos_token_id": common.EOS,
-        "eos_token_id": common.EOS,
-    }
+    return common.qwen_keys("DreamModel", "Dream", number, SHAPES[number])
 
 
 def plans() -> list[dict[str, Any]]:
