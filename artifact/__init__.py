@@ -1,6 +1,6 @@
 """Artifacts: manifest, hashes, graphs and weights, in memory and on disk."""
 
-from dllmc.artifact._manifest import FORMAT_VERSION
+from dllmc.artifact._manifest import FORMAT_VERSION, write_atomically
 from dllmc.artifact.chat import ChatTemplate, Messages
 from dllmc.artifact.files import add_records, hash_weights, load_package, save_package
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
@@ -18,4 +18,5 @@ __all__ = [
     "load_package",
     "save_package",
     "weights_of",
+    "write_atomically",
 ]

@@ -109,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
 def is_artifact(folder: Path) -> bool:
     """Whether `folder` holds an artifact, of whatever version."""
     try:
-        data = json.loads((folder / MANIFEST).read_text())
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and data.get("format") == _FORMAT
@@ -117,7 +117,7 @@ def is_artifact(folder: Path) -> bool:
 
 def listed_files(folder: Path) -> set[str]:
     """Names in the manifest of an artifact of whatever version, its own among them."""
-    data = json.loads((folder / MANIFEST).read_text())
+    data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     files = data.get("files")
     return {MANIFEST, *(files if isinstance(files, dict) else ())}
 
@@ -145,7 +145,7 @@ def read_json(file: Path) -> Any:
         ArtifactError: It is none.
     """
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise ArtifactError(f"`{file}` is damaged; compile again") from None
 
@@ -160,7 +160,7 @@ def write_atomically(file: Path, text: str) -> None:
     """Write `file` whole or not at all."""
     handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
-        with os.fdopen(handle, "w") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

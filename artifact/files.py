@@ -107,7 +107,7 @@ def load_package(path: str | Path) -> Package:
         chat=_read_chat(folder) if TEMPLATE in listed else None,
         report=manifest.report,
         records=_read_records(folder, manifest),
-        notices=(folder / NOTICES).read_text() if NOTICES in listed else "",
+        notices=(folder / NOTICES).read_text(encoding="utf-8") if NOTICES in listed else "",
     )
 
 
@@ -180,7 +180,7 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
         (folder / TEMPLATE).write_text(package.chat.text, encoding="utf-8", newline="")
         (folder / SPECIAL_TOKENS).write_text(json.dumps(dict(package.chat.special_tokens)))
     if package.notices:
-        (folder / NOTICES).write_text(package.notices)
+        (folder / NOTICES).write_text(package.notices, encoding="utf-8")
     records, _, text = _records_file(package.records)
     (folder / records).write_text(text)
     written = sorted(file for file in folder.rglob("*") if file.is_file())

@@ -2,5 +2,6 @@
 
 from dllmc.runtime.engine import Engine
 from dllmc.runtime.output import Output
+from dllmc.runtime.trace import Trace, TraceStep
 
-__all__ = ["Engine", "Output"]
+__all__ = ["Engine", "Output", "Trace", "TraceStep"]

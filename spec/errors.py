@@ -49,6 +49,10 @@ class TaskError(UsageError):
     """An unknown task or metric, or a task file with a bad line."""
 
 
+class TraceError(UsageError):
+    """A file holds no decode trace, a damaged one, or one of a newer version."""
+
+
 class CaptureError(DllmcError):
     """The module cannot be run, returns no logits, or torch.export could not capture it."""
 
