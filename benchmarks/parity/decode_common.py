@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 VOCABULARY, MASK, EOS, PAD = 96, 95, 94, 93
+# LLaDA's embedding and head, for `draw`, and its longest sequence.
+LLADA = {"embedding": "model.transformer.wte.weight", "head": "model.transformer.ff_out.weight"}
+LONGEST = 128
 
 
 class Published(Protocol):
@@ -76,6 +79,10 @@ class Calls:
     def clear(self) -> None:
         self.counts.clear()
         self.inputs.clear()
+
+    def rows(self) -> list[int]:
+        """How many positions each evaluation was given."""
+        return [len(tokens) for tokens in self.inputs]
 
     def taken(self) -> dict[str, Any]:
         return {"nfe": sum(self.counts.values())} | (
@@ -133,6 +140,44 @@ def qwen_keys(
         "pad_token_id": PAD,
         "bos_token_id": EOS,
         "eos_token_id": EOS,
+    }
+
+
+def llada_keys(number: int, shape: tuple[int, int, int | None, int]) -> dict[str, Any]:
+    """`config.json` of a tiny LLaDA.
+
+    Args:
+        number: Of the model.
+        shape: Width, heads, heads of keys and values or None for as many, layers.
+    """
+    width, heads, kv_heads, layers = shape
+    return {
+        "architectures": ["LLaDAModelLM"],
+        "model_type": "llada",
+        "d_model": width,
+        "n_heads": heads,
+        "n_kv_heads": kv_heads,
+        "n_layers": layers,
+        "mlp_hidden_size": 2 * width,
+        "vocab_size": VOCABULARY,
+        "embedding_size": VOCABULARY,
+        "max_sequence_length": LONGEST,
+        "rope": True,
+        "rope_theta": (500000.0, 10000.0)[number % 2],
+        "rms_norm_eps": 1e-5,
+        "block_type": "llama",
+        "activation_type": "silu",
+        "layer_norm_type": "rms",
+        "attention_layer_norm": False,
+        "alibi": False,
+        "input_emb_norm": False,
+        "scale_logits": False,
+        "weight_tying": False,
+        "include_bias": False,
+        "include_qkv_bias": False,
+        "mask_token_id": MASK,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
     }
 
 

@@ -26,40 +26,6 @@ SOURCE = {
 # Width, heads, key and value heads, layers.
 SHAPES = ((32, 4, None, 2), (32, 4, 2, 2), (48, 6, 2, 3))
 LENGTHS = (1, 3, 8, 9, 13, 16, 22)
-NAMES = {"embedding": "model.transformer.wte.weight", "head": "model.transformer.ff_out.weight"}
-LONGEST = 128
-
-
-def keys(number: int) -> dict[str, Any]:
-    width, heads, kv_heads, layers = SHAPES[number]
-    return {
-        "architectures": ["LLaDAModelLM"],
-        "model_type": "llada",
-        "d_model": width,
-        "n_heads": heads,
-        "n_kv_heads": kv_heads,
-        "n_layers": layers,
-        "mlp_hidden_size": 2 * width,
-        "vocab_size": common.VOCABULARY,
-        "embedding_size": common.VOCABULARY,
-        "max_sequence_length": LONGEST,
-        "rope": True,
-        "rope_theta": (500000.0, 10000.0)[number % 2],
-        "rms_norm_eps": 1e-5,
-        "block_type": "llama",
-        "activation_type": "silu",
-        "layer_norm_type": "rms",
-        "attention_layer_norm": False,
-        "alibi": False,
-        "input_emb_norm": False,
-        "scale_logits": False,
-        "weight_tying": False,
-        "include_bias": False,
-        "include_qkv_bias": False,
-        "mask_token_id": common.MASK,
-        "eos_token_id": common.EOS,
-        "pad_token_id": common.PAD,
-    }
 
 
 def plans() -> list[dict[str, Any]]:
@@ -94,17 +60,17 @@ def stand_ins() -> None:
 
 
 class Published:
-    names = NAMES
+    names = common.LLADA
 
     def __init__(self, number: int) -> None:
         from eval_llada import DreamLoRA as Evaluation  # LLaDA's, in spite of its name
         from model_cache.llada.configuration_llada import LLaDAConfig
         from model_cache.llada.modeling_llada import LLaDAModelLM
 
-        self.keys = keys(number)
+        self.keys = common.llada_keys(number, SHAPES[number])
         config = LLaDAConfig(**self.keys, init_device="cpu", flash_attention=False)
         model = LLaDAModelLM(config, init_params=True)
-        self.model = common.give_weights(model, common.scales(number) | NAMES)
+        self.model = common.give_weights(model, common.scales(number) | common.LLADA)
         self.probe = common.probe(lambda tokens: self.model(tokens).logits, 7)
         self.calls = common.Calls()
         self.calls.watch(self.model)
@@ -116,7 +82,7 @@ class Published:
             mask_token_id=common.MASK,
             device=torch.device("cpu"),
             target_dtype=torch.float32,
-            max_length=LONGEST,
+            max_length=common.LONGEST,
             temperature=0.0,
             top_p=None,
             top_k=None,
