@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dllmc.compiler import _drawing, _text
 from dllmc.compiler._html_style import STYLE
+from dllmc.compiler.html_page import document, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from dllmc.compiler._listing import Row, Section
     from dllmc.compiler._provenance import Source
     from dllmc.compiler.explain import Explanation
-
-# No script, no font, no image: whatever a module's source may hold, nothing of it runs.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(explanation: Explanation, rates: tuple[float, float] | None) -> str:
@@ -41,23 +39,7 @@ def page(explanation: Explanation, rates: tuple[float, float] | None) -> str:
         "<h2>Floors</h2>",
         _floors(explanation.floors, rates),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """A table whose cells are HTML; the last `numbers` columns are aligned to the right."""
-    kinds = [""] * (len(columns) - numbers) + [' class="number"'] * numbers
-    head = "".join(f"<th{k}>{escape(c)}</th>" for k, c in zip(kinds, columns, strict=True))
-    body = "".join(
-        f"<tr>{''.join(f'<td{k}>{cell}</td>' for k, cell in zip(kinds, row, strict=True))}</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return document(title, "".join(parts), style=STYLE)
 
 
 def _summary(explanation: Explanation) -> str:
@@ -87,7 +69,7 @@ def _passes(explanation: Explanation) -> str:
         for result in explanation.passes
     )
     columns = ("pass", "skipped because", "matched", "expected", "nodes before", "after", "ms")
-    return _table(columns, rows, numbers=5)
+    return table(columns, rows, numbers=5)
 
 
 def _pairs(original: Sequence[Section], canonical: Sequence[Section]) -> list[str]:
@@ -120,7 +102,7 @@ def _listing(
         (_call(row, calls if with_origins else {}), _places(row.sources)) for row in section.rows
     )
     heading = f"{name}: {len(section.rows)} calls"
-    return f'<div class="side"><h3>{heading}</h3>{_table(("call", "source"), rows)}</div>'
+    return f'<div class="side"><h3>{heading}</h3>{table(("call", "source"), rows)}</div>'
 
 
 def _call(row: Row, calls: dict[str, Row]) -> str:
@@ -181,7 +163,7 @@ def _generic(explanation: Explanation) -> str:
     return (
         "<p>Calls of the canonical graph that no pass gave a meaning. Each is proved "
         "position-wise by itself, and left to the back end.</p>"
-        + _table(("operator", "source", "calls"), rows, numbers=1)
+        + table(("operator", "source", "calls"), rows, numbers=1)
     )
 
 
@@ -197,7 +179,7 @@ def _operators(explanation: Explanation) -> str:
         )
         for name in names
     )
-    return _table(("operator", "captured", *kinds), rows, numbers=1 + len(kinds))
+    return table(("operator", "captured", *kinds), rows, numbers=1 + len(kinds))
 
 
 def _floors(floors: Sequence[Floor], rates: tuple[float, float] | None) -> str:
@@ -213,4 +195,4 @@ def _floors(floors: Sequence[Floor], rates: tuple[float, float] | None) -> str:
             cells.append(f"{1e3 * floor.seconds(bandwidth=rates[0], rate=rates[1]):.2f}")
         rows.append([str(cell) for cell in cells])
     said = "<p>The least work of a step: what it computes, and what it has to read.</p>"
-    return said + _table(columns, rows, numbers=len(columns))
+    return said + table(columns, rows, numbers=len(columns))
