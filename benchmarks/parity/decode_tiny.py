@@ -7,7 +7,7 @@ brings, for those that also pass keys and values. Both have the same weights.
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import decode_common as common
 import torch
@@ -32,15 +32,18 @@ class Tiny:
         changed: Decodes that differ from those without the rule.
     """
 
-    names = common.LLADA
+    names: ClassVar[dict[str, str]] = common.LLADA
 
     def __init__(self, number: int) -> None:
-        self.keys = common.llada_keys(number, SHAPES[number])
-        self.model = common.give_weights(self.build(), common.scales(number) | common.LLADA)
+        self.keys = self.keys_of(number)
+        self.model = common.give_weights(self.build(), common.scales(number) | self.names)
         self.probe = common.probe(self.logits, 7)
         self.rows: list[int] = []
         self.changed = 0
         self.model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def keys_of(self, number: int) -> dict[str, Any]:
+        return common.llada_keys(number, SHAPES[number])
 
     def build(self) -> nn.Module:
         raise NotImplementedError
