@@ -5,6 +5,7 @@ from dllmc.artifact.chat import ChatTemplate, Messages
 from dllmc.artifact.files import add_records, hash_weights, load_package, save_package
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
+from dllmc.artifact.variants import derive
 
 __all__ = [
     "FORMAT_VERSION",
@@ -12,6 +13,7 @@ __all__ = [
     "Messages",
     "Package",
     "add_records",
+    "derive",
     "graph_from_json",
     "graph_to_json",
     "hash_weights",

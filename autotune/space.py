@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from dllmc.policies._registry import kinds as kinds_of
-from dllmc.policies.axes import BlockProgress, Commit, Refreshing, Schedule
+from dllmc.policies.axes import Commit, Refreshing, Schedule
 from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE, DecodingConfig
+from dllmc.policies.standing import BlockProgress
 from dllmc.spec import ConfigError, TuningError, nearest
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def _commits_alike(
         for start, end in blocks
         for step in range(end - start)
     ]
-    first, second = ([p.values(at) for at in progress] for p in policies)  # type: ignore[attr-defined]
+    first, second = ([p.values(at) for at in progress] for p in policies)
     return bool(first == second)
 
 

@@ -143,7 +143,7 @@ def _decode(
             now = time.perf_counter()
             into.steps[outcome.plan.batch, outcome.plan.rows].append(now - before)
             before = now
-        tokens += sum(_length(pool.response(state), engine.spec.eos_ids) for state in states)
+        tokens += sum(_length(state.response, engine.spec.eos_ids) for state in states)
         evaluations += sum(state.nfe for state in states)
     into.rates.append(tokens / (time.perf_counter() - begun))
     into.nfe = evaluations / len(prompts)

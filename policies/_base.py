@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
+    from dllmc.policies.rows import Remembered
+    from dllmc.policies.standing import BlockProgress
     from dllmc.spec import DenoiserSpec
 
 Scale = Literal["linear", "log", "choice"]
@@ -66,10 +69,46 @@ class Checked(BaseModel):
 
 
 class Policy(Checked):
-    """A member of one axis; `kind` names it in JSON."""
+    """A member of one axis; `kind` names it in JSON.
+
+    Attributes:
+        axis: That it stands on.
+        traits: What others may exclude it for, beside its name `axis.kind`.
+        excludes: Why it does not go together with policies, by their trait or `axis.kind`.
+    """
 
     axis: ClassVar[str]
+    traits: ClassVar[frozenset[str]] = frozenset()
+    excludes: ClassVar[Mapping[str, str]] = {}
     kind: str
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Statistics beyond candidate, logit and tail mass, as `StepPlan.statistics` names them."""
+        return frozenset()
+
+    @property
+    def properties(self) -> frozenset[str]:
+        """Its traits as it is configured, and its name."""
+        return self.traits | {f"{self.axis}.{self.kind}"}
+
+    def remembers(self, spec: DenoiserSpec) -> dict[str, Remembered]:
+        """What it keeps between evaluations, by name; names begin with its axis and a dot."""
+        del spec
+        return {}
+
+    def values(self, progress: BlockProgress) -> dict[str, float]:
+        """Its knobs as numbers; the runtime stacks them into one tensor `[N]` each."""
+        del progress
+        return {}
+
+    def check_model(self, spec: DenoiserSpec) -> None:
+        """Raise `ConfigError` if it cannot decode the denoiser that `spec` describes."""
+
+    def structure(self) -> tuple[object, ...]:
+        """What sequences that are evaluated together must have in common."""
+        fields = (getattr(self, name) for name, knob in self.knobs().items() if knob.structural)
+        return type(self), *fields
 
     @classmethod
     def suits(cls, spec: DenoiserSpec) -> bool:

@@ -1,7 +1,9 @@
 """The axes of decoding, and what a member of each must provide.
 
-A member has a tensor function, which the runtime calls and which never waits for the device, and
-an oracle: the same rule in plain Python over lists, which the reference decoder calls.
+A member has a tensor function over `Rows`, which the runtime calls and which never waits for the
+device, and an oracle: the same rule in plain Python over `Prediction`s, which the reference
+decoder calls. What a member reads of itself in a tensor function must be structural, since
+sequences are grouped by it; everything else comes in `values`, one number per decision.
 
 Confidence travels as *doubt*, lower is surer. For a probability p the doubt is the odds against,
 (1 - p) / p, which is the tail mass of the head statistics: in float32 p itself saturates at 1 and
@@ -11,12 +13,12 @@ orders 12.8 % of one-token steps of a trained model wrongly, the doubt none.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 
 from dllmc.policies._base import Policy
+from dllmc.policies.standing import Evaluation, Part
 from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
@@ -24,103 +26,94 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dllmc.policies.rows import Prediction, Rows
+    from dllmc.policies.standing import BlockProgress, Standing
     from dllmc.spec import DenoiserSpec
 
-
-@dataclass(frozen=True, slots=True)
-class BlockProgress:
-    """Where a row stands in its block.
-
-    Attributes:
-        step: Evaluations of this block that have committed, 0 at the first.
-        masks: Masked positions of the block when it began.
-        blocks: Blocks of the whole response.
-        remaining: Masked positions of the block now.
-        length: Positions of the block, those of the prompt included where a block of
-            block-causal attention holds its end.
-    """
-
-    step: int
-    masks: int
-    blocks: int
-    remaining: int = 0
-    length: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a sequence stands, for the cache policy to decide what to evaluate next.
-
-    Positions are those of the canvas, spans are start and end.
-
-    Attributes:
-        block: The positions that are decoded.
-        whole: The same block with the part of it that the prompt fills.
-        outer: The block of block-causal attention around it; the canvas with full attention.
-        reach: What lies before this position is all that the block can see.
-        step: Evaluations of the block so far.
-        outer_steps: Evaluations of the outer block so far.
-        committed: Tokens committed since the last refresh, its own commits included.
-        first_masked: Whether the first position of the whole block is still masked.
-        exact: Before this position, keys and values are those of the final tokens; only kept
-            for block-causal attention.
-    """
-
-    block: tuple[int, int]
-    whole: tuple[int, int]
-    outer: tuple[int, int]
-    reach: int
-    step: int
-    outer_steps: int
-    committed: int
-    first_masked: bool
-    exact: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What to evaluate, and what may commit from it.
-
-    Attributes:
-        rows: Positions evaluated.
-        head: Positions that may commit; none where start and end are equal. A single one commits
-            whatever the commit policy says.
-        refresh: Whether it renews what the cache remembers of the rows outside the block.
-    """
-
-    rows: tuple[int, int]
-    head: tuple[int, int]
-    refresh: bool
+Memory = dict[str, Any]
+"""What the oracles of one sequence remember: a plain dictionary of their own making."""
 
 
 class Schedule(Policy):
-    """Which rows may commit, as blocks decoded one after the other."""
+    """Which rows may commit, as blocks decoded one after the other.
+
+    Attributes:
+        adapts: Whether a block's end is chosen from its first evaluation, by `end`.
+    """
 
     axis: ClassVar[str] = "schedule"
+    adapts: ClassVar[bool] = False
 
     @abstractmethod
     def blocks(self, response_length: int) -> list[tuple[int, int]]:
         """Start and end of each block, counted from the first response position."""
 
+    def window(self, offset: int, response_length: int) -> int:
+        """Positions offered to the first evaluation of the block at `offset`, if it adapts."""
+        raise NotImplementedError
+
+    def end(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
+        """Canvas position before which the block ends, `[N]` int64, from its first evaluation."""
+        raise NotImplementedError
+
+    def end_oracle(self, rows: Sequence[Prediction], progress: BlockProgress) -> int:
+        """The same for one sequence."""
+        raise NotImplementedError
+
+    def parts(self, standing: Standing) -> list[Part]:
+        """What is decided over together: the block."""
+        return [Part(standing.block)]
+
 
 class Belief(Policy):
-    """What is fed for undecided rows."""
+    """What is fed for undecided rows.
+
+    This class feeds them the mask; members override what differs.
+    """
 
     axis: ClassVar[str] = "belief"
 
+    @property
+    def width(self) -> int:
+        """Tokens that are mixed in a row; 0 feeds token ids as they are.
+
+        A policy with a width keeps `belief.ids` `[N, L, width]` and `belief.weights` in memory,
+        which the next evaluation is fed with at masked rows.
+        """
+        return 0
+
+    def observe(self, rows: Rows, values: Mapping[str, Tensor]) -> tuple[Rows, Tensor | None]:
+        """`rows` with new memory, and `[N]` bool: decisions that must not commit now."""
+        del values
+        return rows, None
+
+    def mixtures(
+        self, rows: Sequence[Prediction], progress: BlockProgress, memory: Memory
+    ) -> tuple[dict[int, dict[int, float]], bool]:
+        """The oracle: weights by token, by position; and whether nothing may commit now."""
+        del rows, progress, memory
+        return {}, False
+
 
 class Score(Policy):
-    """What confidence means."""
+    """What confidence means.
+
+    Attributes:
+        odds: Whether the doubt is the odds against a probability.
+    """
 
     axis: ClassVar[str] = "score"
+    odds: ClassVar[bool] = True
 
     @abstractmethod
-    def doubt(self, tail_mass: Tensor) -> Tensor:
-        """Doubt `[B, R]` from the tail mass `[B, R]` of the candidates; lower is surer."""
+    def judge(self, rows: Rows, values: Mapping[str, Tensor]) -> Rows:
+        """`rows` with their `doubt`; candidates and memory may change too."""
 
     @abstractmethod
-    def oracle(self, tail_mass: Sequence[float]) -> list[float]:
-        """The same for one row, in float64."""
+    def oracle(
+        self, rows: Sequence[Prediction], progress: BlockProgress, memory: Memory
+    ) -> list[Prediction]:
+        """The same for the offered rows of one decision, in float64."""
 
 
 class Commit(Policy):
@@ -128,25 +121,22 @@ class Commit(Policy):
 
     Attributes:
         may_wait: Whether an evaluation may commit nothing; such a policy must end by itself.
+        needs_odds: Whether it takes the doubt for the odds against a probability.
     """
 
     axis: ClassVar[str] = "commit"
     may_wait: ClassVar[bool] = False
+    needs_odds: ClassVar[bool] = False
 
     @abstractmethod
-    def values(self, progress: BlockProgress) -> dict[str, float]:
-        """The knobs of one row as numbers; the runtime stacks them into tensors `[B]`."""
-
-    @staticmethod
-    @abstractmethod
-    def select(doubt: Tensor, eligible: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Rows to commit, `[B, R]` bool, from doubt `[B, R]` and eligible `[B, R]` bool.
+    def select(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
+        """Rows to commit, `[N, L]` bool.
 
         Need not guarantee progress and may select ineligible rows: `commit_rows` sees to both.
         """
 
     @abstractmethod
-    def oracle(self, doubt: Sequence[float], progress: BlockProgress) -> set[int]:
+    def oracle(self, rows: Sequence[Prediction], progress: BlockProgress) -> set[int]:
         """Indices to commit among eligible rows given in order of position."""
 
     def check(self, response_length: int, blocks: int) -> None:
@@ -167,8 +157,13 @@ class Cache(Policy):
         """The same said position by position: those evaluated, those that may commit, and
         whether it is a refresh."""
 
-    def check(self, spec: DenoiserSpec) -> None:
-        """Raise `ConfigError` if this cannot serve the denoiser that `spec` describes."""
+    def room(self, standing: Standing) -> int:
+        """Tokens that may commit before an evaluation would be another than the next one.
+
+        What verifies several steps in one evaluation must not go further.
+        """
+        del standing
+        return 1
 
 
 class Refreshing(Cache):
@@ -208,13 +203,20 @@ class Refreshing(Cache):
         return wanted and standing.step == 0
 
     def evaluate(self, standing: Standing, spec: DenoiserSpec) -> Evaluation:
-        start, end = standing.block
+        block = range(*standing.block)
         if not self.refreshes(standing.step, standing.committed):
-            return Evaluation(self.window(standing.block, standing.reach), (start, end), False)
-        head = (start, start + 1) if self.commits_first(standing, spec) else (start, end)
-        return Evaluation((0, standing.reach), head, True)
+            window = self.window(standing.block, standing.reach)
+            return Evaluation(range(*window), block, False)
+        head = block[:1] if self.commits_first(standing, spec) else block
+        return Evaluation(range(standing.reach), head, True)
 
-    def check(self, spec: DenoiserSpec) -> None:
+    def room(self, standing: Standing) -> int:
+        if self.refreshes(standing.step, standing.committed):
+            return 1
+        left = len(standing.masked)
+        return left if self.refresh_every is None else self.refresh_every - standing.committed
+
+    def check_model(self, spec: DenoiserSpec) -> None:
         if self.refresh_commits == "first" and not spec.logit_shift:
             raise ConfigError(
                 "`cache.refresh_commits`='first' is the rule of models with shifted logits, which "
@@ -228,15 +230,33 @@ class Refreshing(Cache):
 
 
 class Verify(Policy):
-    """How drafts are verified before they commit."""
+    """How drafts are verified before they commit.
+
+    This class is the policy that verifies nothing; members override what differs.
+    """
 
     axis: ClassVar[str] = "verify"
 
+    def branches(self, room: int, remaining: int) -> int:
+        """Canvases to evaluate at once: the present one, and after each further draft.
+
+        Args:
+            room: Tokens that may commit before the cache asks for another evaluation.
+            remaining: Masked positions of the block.
+        """
+        del room, remaining
+        return 1
+
 
 class Stop(Policy):
-    """When a row is finished before its canvas is full."""
+    """When a row is finished before its canvas is full.
+
+    Attributes:
+        cuts: Whether the response ends at its first end-of-sequence token.
+    """
 
     axis: ClassVar[str] = "stop"
+    cuts: ClassVar[bool] = False
 
     @abstractmethod
     def finished(self, response: Tensor, mask_id: int, eos_ids: Tensor) -> Tensor:
@@ -246,41 +266,103 @@ class Stop(Policy):
     def oracle(self, response: Sequence[int], mask_id: int, eos_ids: Sequence[int]) -> bool:
         """The same for one row."""
 
+    def fills(self, rows: Rows, values: Mapping[str, Tensor]) -> tuple[Rows, Tensor | None]:
+        """`rows` with new memory, and `[N]` bool: decisions whose eligible rows all commit now."""
+        del values
+        return rows, None
+
+    def fills_oracle(
+        self, rows: Sequence[Prediction], progress: BlockProgress, memory: Memory
+    ) -> bool:
+        """The same for one decision."""
+        del rows, progress, memory
+        return False
+
+    def cut(
+        self, rows: Rows, committed: Tensor, eos_ids: Tensor, values: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """Canvas position before which each response now ends, `[N]` int64; large for not at all.
+
+        Args:
+            rows: Of the evaluation.
+            committed: `[N, L]` bool, those that commit.
+            eos_ids: End-of-sequence tokens.
+            values: Knobs by name, `[N]`.
+        """
+        del rows, committed, eos_ids, values
+        return None
+
+    def cut_oracle(
+        self,
+        rows: Sequence[Prediction],
+        committed: set[int],
+        eos_ids: Sequence[int],
+        progress: BlockProgress,
+    ) -> int | None:
+        """The same for one decision; `committed` are positions."""
+        del rows, committed, eos_ids, progress
+        return None
+
 
 class Constrain(Policy):
-    """What the output must match."""
+    """What the output must match.
+
+    This class is the policy that allows everything; members override what differs.
+    """
 
     axis: ClassVar[str] = "constrain"
+
+
+class Revision(NamedTuple):
+    """What happens to committed rows, `[N, L]` bool each: given their candidate, or masked again."""
+
+    replaced: Tensor
+    reopened: Tensor
 
 
 class Revise(Policy):
     """Whether committed tokens may be taken back or replaced.
 
     This class is the policy that never does; members override what differs.
+
+    Attributes:
+        reopens: Whether it may mask committed tokens again.
     """
 
     axis: ClassVar[str] = "revise"
+    reopens: ClassVar[bool] = False
 
-    def values(self) -> dict[str, float]:
-        """The knobs as numbers; the runtime stacks them into tensors `[B]`."""
-        return {}
-
-    @staticmethod
-    def select(doubt: Tensor, changed: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """Committed rows to replace by their candidates, `[B, R]` bool.
+    def select(
+        self, rows: Rows, committed: Tensor, values: Mapping[str, Tensor]
+    ) -> tuple[Rows, Revision]:
+        """`rows` with new memory, and what happens to those committed before.
 
         Args:
-            doubt: `[B, R]`, of the candidates.
-            changed: `[B, R]` bool, committed rows whose candidate is another token.
-            values: Knobs by name, `[B]`.
+            rows: Of the evaluation.
+            committed: `[N, L]` bool, those that commit now.
+            values: Knobs by name, `[N]`.
         """
-        del doubt, values
-        return torch.zeros_like(changed)
+        del values
+        nothing = torch.zeros_like(committed)
+        return rows, Revision(nothing, nothing)
 
-    def oracle(self, doubt: Sequence[float]) -> set[int]:
-        """The same for one row, over the rows whose candidate is another token."""
-        del doubt
-        return set()
+    def oracle(
+        self,
+        rows: Sequence[Prediction],
+        committed: set[int],
+        progress: BlockProgress,
+        memory: Memory,
+    ) -> tuple[set[int], set[int]]:
+        """The same for one decision, as positions: replaced, and masked again.
+
+        Args:
+            rows: All that were offered.
+            committed: Positions that commit now.
+            progress: Of the block.
+            memory: Of this policy.
+        """
+        del rows, committed, progress, memory
+        return set(), set()
 
     def settled(self, masks: int, revised: int, unmasked_steps: int) -> bool:
         """Whether a block without masks is finished.
@@ -298,53 +380,3 @@ AXES: dict[str, type[Policy]] = {
     axis.axis: axis
     for axis in (Schedule, Belief, Score, Commit, Cache, Verify, Stop, Constrain, Revise)
 }
-
-
-def commit_rows(
-    policy: type[Commit],
-    doubt: Tensor,
-    eligible: Tensor,
-    values: Mapping[str, Tensor],
-    single: Tensor | None = None,
-) -> Tensor:
-    """What `policy` selects, and the surest eligible row in any case.
-
-    The progress guarantee of every commit policy: a sequence with anything eligible commits at
-    least one, unless the policy may wait. Ties go to the lowest position.
-
-    Args:
-        policy: Of all sequences.
-        doubt: `[B, R]`.
-        eligible: `[B, R]` bool.
-        values: The policy's knobs by name, `[B]`.
-        single: `[B]` bool, sequences that were offered one row alone, which then commits; None
-            is none of them.
-    """
-    surest = _eligible_first(doubt, eligible).argmin(dim=-1, keepdim=True)
-    at_least = torch.zeros_like(eligible).scatter(-1, surest, True)
-    if policy.may_wait:
-        at_least = at_least & single[:, None] if single is not None else at_least & False
-    return (policy.select(doubt, eligible, values) | at_least) & eligible
-
-
-def commit_oracle(
-    policy: Commit, doubt: Sequence[float], progress: BlockProgress, *, single: bool = False
-) -> set[int]:
-    """The same for one sequence, over its eligible rows only."""
-    if not doubt:
-        return set()
-    chosen = policy.oracle(doubt, progress)
-    if policy.may_wait and not single:
-        return chosen
-    return chosen | {min(range(len(doubt)), key=lambda index: (doubt[index], index))}
-
-
-def rank(doubt: Tensor, eligible: Tensor) -> Tensor:
-    """Place of each row, `[B, R]` int64, surest first; ineligible rows come last."""
-    ordered = _eligible_first(doubt, eligible).argsort(dim=-1, stable=True)
-    return ordered.argsort(dim=-1)
-
-
-def _eligible_first(doubt: Tensor, eligible: Tensor) -> Tensor:
-    """Doubts to order by: an eligible row may have infinite doubt and yet comes first."""
-    return torch.where(eligible, doubt.clamp(max=torch.finfo(doubt.dtype).max), torch.inf)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from dllmc.policies._base import Checked, Policy
+from dllmc.policies._composition import conflict
 from dllmc.policies._registry import parse
 from dllmc.policies.axes import (
     AXES,
@@ -32,7 +34,7 @@ from dllmc.policies.schedule.blocks import Blocks
 from dllmc.policies.score.probability import Probability
 from dllmc.policies.stop.eos import EosStop
 from dllmc.policies.verify.none import NoVerify
-from dllmc.spec import ConfigError
+from dllmc.spec import ConfigError, statistics_name
 
 if TYPE_CHECKING:
     from dllmc.spec import DenoiserSpec
@@ -74,6 +76,22 @@ class DecodingConfig(Checked):
         assert info.field_name is not None
         return parse(info.field_name, value)
 
+    @model_validator(mode="after")
+    def _composes(self) -> Self:
+        for one, other in itertools.combinations(self.policies, 2):
+            reason = conflict(one, other)
+            if reason is not None:
+                raise ValueError(
+                    f"`{one.axis}.kind`={one.kind!r} and `{other.axis}.kind`={other.kind!r} do "
+                    f"not go together: {reason}"
+                )
+        return self
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """One policy per axis."""
+        return tuple(getattr(self, axis) for axis in AXES)
+
     @classmethod
     def from_json(cls, text: str) -> DecodingConfig:
         """Read a configuration from JSON text.
@@ -108,12 +126,14 @@ class DecodingConfig(Checked):
                 "`role`='auxiliary': an auxiliary model drafts or verifies for a denoiser and is "
                 "not decoded by itself; decode the denoiser"
             )
-        self.cache.check(spec)
+        for policy in self.policies:
+            policy.check_model(spec)
 
     @property
     def statistics(self) -> str:
         """The statistics set that an evaluation must return, as `StepPlan` names it."""
-        return "sampled" if self.temperature > 0 else "greedy"
+        needed = set[str]().union(*(policy.needs for policy in self.policies))
+        return statistics_name("sampled" if self.temperature > 0 else "greedy", needed)
 
 
 QUALITY_REFERENCE = DecodingConfig(commit=Quota(), cache=NoCache(), stop=EosStop())

@@ -29,11 +29,20 @@ class Block:
         """The span with what the prompt fills of it."""
         return self.span[1] - self.length, self.span[1]
 
+    def ending(self, end: int) -> Block:
+        """The same block up to `end`."""
+        return Block((self.span[0], end), self.outer, end - self.whole[0])
+
+    def before(self, limit: int) -> Block:
+        """What of it lies before `limit`."""
+        outer = self.outer[0], min(self.outer[1], limit)
+        return Block(self.span, outer, self.length).ending(min(self.span[1], limit))
+
 
 def lay_out(
     schedule: Schedule, spec: DenoiserSpec, prompt_length: int, response_length: int
 ) -> tuple[int, list[Block]]:
-    """Length of the canvas, and its blocks.
+    """Length of the canvas, and its blocks; of a schedule that adapts, the first window alone.
 
     With full attention blocks are counted from the response's start. With block-causal attention
     every block of the attention is cut by the schedule on its own, the prompt's end may fill part
@@ -41,23 +50,46 @@ def lay_out(
     beyond the response is decoded with it and dropped from the output.
     """
     end = prompt_length + response_length
+    if spec.attention == "block_causal":
+        end = outer_block(spec, end - 1, prompt_length)[1]
+    if schedule.adapts:
+        return end, [window_at(schedule, spec, prompt_length, prompt_length, end)]
     if spec.attention != "block_causal":
         return end, [
             Block((prompt_length + first, prompt_length + last), (0, end), last - first)
             for first, last in schedule.blocks(response_length)
         ]
-    assert spec.block_length is not None
-    origin = prompt_length if spec.blocks_from == "response" else 0
-    outer_start = origin + (prompt_length - origin) // spec.block_length * spec.block_length
     blocks: list[Block] = []
-    while outer_start < end:
-        outer = outer_start, min(outer_start + spec.block_length, spec.max_length)
+    start = prompt_length
+    while start < end:
+        outer = outer_block(spec, start, prompt_length)
         for first, last in schedule.blocks(outer[1] - outer[0]):
-            span = max(outer_start + first, prompt_length), outer_start + last
+            span = max(outer[0] + first, prompt_length), outer[0] + last
             if span[0] < span[1]:
                 blocks.append(Block(span, outer, last - first))
-        outer_start = outer[1]
-    return outer_start, blocks
+        start = outer[1]
+    return end, blocks
+
+
+def window_at(
+    schedule: Schedule, spec: DenoiserSpec, start: int, prompt_length: int, end: int
+) -> Block:
+    """What a schedule that adapts offers first at `start`, on a canvas up to `end`."""
+    outer = (0, end)
+    if spec.attention == "block_causal":
+        first, last = outer_block(spec, start, prompt_length)
+        outer = first, min(last, end)
+    window = schedule.window(start - prompt_length, end - prompt_length)
+    last = min(start + window, outer[1])
+    return Block((start, last), outer, last - start)
+
+
+def outer_block(spec: DenoiserSpec, position: int, prompt_length: int) -> tuple[int, int]:
+    """The block of block-causal attention that holds a position of the response."""
+    assert spec.block_length is not None
+    origin = prompt_length if spec.blocks_from == "response" else 0
+    start = origin + (position - origin) // spec.block_length * spec.block_length
+    return start, min(start + spec.block_length, spec.max_length)
 
 
 def attention_limit(spec: DenoiserSpec, position: int, prompt_length: int, length: int) -> int:

@@ -7,23 +7,24 @@ here is shared with the runtime but the policies, and of those only the oracles 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from dllmc.policies.axes import BlockProgress, Standing, commit_oracle
-from dllmc.policies.layout import attention_limit, lay_out
-from dllmc.reference.memory import AttentionMemory
-from dllmc.reference.noise import gumbel
+from dllmc.policies.layout import lay_out, window_at
+from dllmc.policies.progress import commit_oracle
+from dllmc.policies.rows import Prediction
+from dllmc.policies.standing import BlockProgress, Standing
+from dllmc.reference.evaluation import Evaluator, predict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
+    from dllmc.policies.axes import Memory
     from dllmc.policies.config import DecodingConfig
+    from dllmc.policies.layout import Block
     from dllmc.spec import DenoiserSpec
 
 
@@ -35,37 +36,25 @@ class StepTrace:
         evaluated: Positions evaluated, ascending.
         refresh: Whether the evaluation is a refresh by the cache's rule.
         block: Start and end of the block that is decoded.
-        eligible: Masked positions that may commit, ascending; the next fields go along with it.
-        candidates: Token id at each, never the mask.
-        logits: The candidate's logit at each, without noise.
-        margins: By how much the candidate's logit, with noise, leads the next one's.
-        doubts: Doubt of each by the score policy, float64.
+        predictions: Of all positions that were offered, ascending, as the score judged them.
+        eligible: Those of them that might commit.
         committed: Position and token of what this step commits or replaces, ascending.
         revised: Those of the positions that held another token before.
-        reconsidered: Committed positions whose candidate is another token, ascending, with the
-            candidate, its logit, margin and doubt.
+        reopened: Positions that are masked again.
+        end: Where the block ends, if its schedule chose in this step.
+        cut: Where the response ends, if the stop policy said so in this step.
     """
 
     evaluated: tuple[int, ...]
     refresh: bool
     block: tuple[int, int]
+    predictions: tuple[Prediction, ...]
     eligible: tuple[int, ...]
-    candidates: tuple[int, ...]
-    logits: tuple[float, ...]
-    margins: tuple[float, ...]
-    doubts: tuple[float, ...]
     committed: tuple[tuple[int, int], ...]
     revised: tuple[int, ...] = ()
-    reconsidered: tuple[tuple[int, int, float, float, float], ...] = ()
-
-
-class Prediction(NamedTuple):
-    """What a row of logits says of a position."""
-
-    candidate: int
-    logit: float
-    margin: float
-    tail_mass: float
+    reopened: tuple[int, ...] = ()
+    end: int | None = None
+    cut: int | None = None
 
 
 class ReferenceDecoder:
@@ -101,7 +90,7 @@ class ReferenceDecoder:
     ) -> None:
         config.check_model(spec)
         prepared = spec.prepare_prompt(prompt, max_new_tokens)
-        self.module, self.spec, self.config, self.stream = module, spec, config, stream
+        self.spec, self.config, self.stream = spec, config, stream
         length, self._blocks = lay_out(config.schedule, spec, len(prepared), max_new_tokens)
         config.commit.check(max_new_tokens, len(self._blocks))
         self.canvas = prepared + [spec.mask_id] * (length - len(prepared))
@@ -109,13 +98,17 @@ class ReferenceDecoder:
         self.nfe = 0
         self._response_start = len(prepared)
         self._response_end = len(prepared) + max_new_tokens
-        self._memory = AttentionMemory()
+        self._evaluator = Evaluator(module, spec, config, len(prepared))
+        self._memory: dict[str, Memory] = {p.axis: {} for p in config.policies}
+        self._mixtures: dict[int, dict[int, float]] = {}
         self._carried: Prediction | None = None
+        self._was_masked = self._masked()
         self._block = 0
         self._step_of_block = 0
         self._step_of_outer = 0
         self._unmasked_steps = 0
         self._committed_since_refresh = 0
+        self._since_refresh = 0
         self._exact = 0
 
     @property
@@ -126,11 +119,25 @@ class ReferenceDecoder:
     @property
     def output(self) -> list[int]:
         """The response, up to and with its first end-of-sequence token if such a token stops."""
-        if self.config.stop.kind == "eos":
+        if self.config.stop.cuts:
             for index, token in enumerate(self.response):
                 if token in self.spec.eos_ids:
                     return self.response[: index + 1]
         return self.response
+
+    @property
+    def progress(self) -> BlockProgress:
+        """Where the sequence stands in its block."""
+        start, end = self._current.span
+        return BlockProgress(
+            step=self._step_of_block,
+            masks=end - start,
+            blocks=len(self._blocks),
+            remaining=self._remaining(),
+            length=self._current.length,
+            offset=start - self._response_start,
+            response=len(self.canvas) - self._response_start,
+        )
 
     def step(self, follow: StepTrace | None = None) -> StepTrace:
         """Evaluate once and commit.
@@ -139,53 +146,29 @@ class ReferenceDecoder:
             follow: Commit what that step of another decoder committed, to stay on its way; the
                 trace says what this one would have committed.
         """
-        config, block = self.config, self._blocks[self._block]
-        rows, offered, refresh = config.cache.oracle(self._standing(), self.spec)
-        evaluated = sorted(rows)
-        logits = self._logits(evaluated)
-        predicted = {p: self._predict(logits, p, rows, refresh) for p in sorted(offered)}
-        masked = [p for p in predicted if self.canvas[p] == self.spec.mask_id]
-        others = [
-            p
-            for p in predicted
-            if p not in masked and len(offered) > 1 and predicted[p].candidate != self.canvas[p]
-        ]
-        doubts, other_doubts = (
-            config.score.oracle([predicted[p].tail_mass for p in places])
-            for places in (masked, others)
-        )
-        progress = BlockProgress(
-            step=self._step_of_block,
-            masks=block.span[1] - block.span[0],
-            blocks=len(self._blocks),
-            remaining=self._remaining(),
-            length=block.length,
-        )
-        chosen = commit_oracle(config.commit, doubts, progress, single=len(offered) == 1)
-        revised = tuple(others[index] for index in sorted(config.revise.oracle(other_doubts)))
-        places = sorted([*(masked[index] for index in chosen), *revised])
-        committed = tuple((place, predicted[place].candidate) for place in places)
-        trace = StepTrace(
-            tuple(evaluated),
-            refresh,
-            block.span,
-            tuple(masked),
-            tuple(predicted[p].candidate for p in masked),
-            tuple(predicted[p].logit for p in masked),
-            tuple(predicted[p].margin for p in masked),
-            tuple(doubts),
-            committed,
-            revised,
-            tuple(
-                (p, predicted[p].candidate, predicted[p].logit, predicted[p].margin, doubt)
-                for p, doubt in zip(others, other_doubts, strict=True)
-            ),
-        )
+        rows, offered, refresh = self.config.cache.oracle(self._standing(), self.spec)
+        single = len(offered) == 1
+        if single and self._opening:
+            offered = set(range(*self._current.span))
+        logits = self._evaluator.logits(self.canvas, rows, self._mixtures)
+        found = [self._predict(logits, p, rows, refresh) for p in sorted(offered)]
+        trace = self._decide(found, single, tuple(sorted(rows)), refresh)
         self._write(trace if follow is None else follow)
         return trace
 
+    @property
+    def _current(self) -> Block:
+        return self._blocks[self._block]
+
+    @property
+    def _opening(self) -> bool:
+        return self.config.schedule.adapts and self._step_of_block == 0
+
+    def _masked(self) -> frozenset[int]:
+        return frozenset(p for p, token in enumerate(self.canvas) if token == self.spec.mask_id)
+
     def _standing(self) -> Standing:
-        block = self._blocks[self._block]
+        block = self._current
         return Standing(
             block=block.span,
             whole=block.whole,
@@ -196,10 +179,14 @@ class ReferenceDecoder:
             committed=self._committed_since_refresh,
             first_masked=self.canvas[block.whole[0]] == self.spec.mask_id,
             exact=self._exact,
+            since_refresh=self._since_refresh,
+            prompt=self._response_start,
+            masked=self._masked(),
+            was_masked=self._was_masked,
         )
 
     def _remaining(self) -> int:
-        return self.canvas[slice(*self._blocks[self._block].span)].count(self.spec.mask_id)
+        return self.canvas[slice(*self._current.span)].count(self.spec.mask_id)
 
     def _predict(
         self, logits: NDArray[np.float64], position: int, rows: set[int], refresh: bool
@@ -207,61 +194,68 @@ class ReferenceDecoder:
         """What this evaluation says of `position`."""
         row = position - self.spec.logit_shift
         carries = getattr(self.config.cache, "window_first", "self") == "carried"
+        token = self.canvas[position]
         if carries and not refresh and row not in rows:
             assert self._carried is not None
-            return self._carried
+            return self._carried.having(token=token, masked=token == self.spec.mask_id)
         # The first row of a window has none before it: it predicts itself, as published.
         row = row if row in rows else position
-        found = self._statistics(logits[row], row)
-        if refresh and position == self._blocks[self._block].span[0]:
+        counters = self.config.seed, self.stream, self.nfe
+        found = predict(logits[row], row, position, token, self.spec, self.config, counters)
+        if refresh and position == self._current.span[0]:
             self._carried = found
         return found
 
-    def _logits(self, evaluated: Sequence[int]) -> NDArray[np.float64]:
-        """Logits `[T, vocab_size]`; rows that are not in `evaluated` mean nothing."""
-        device = next(self.module.parameters()).device
-        tokens = torch.tensor([self.canvas], device=device)
-        limits = None
-        if self.spec.attention == "block_causal" and self.spec.blocks_from == "response":
-            limits = torch.tensor(
-                [
-                    attention_limit(self.spec, p, self._response_start, len(self.canvas))
-                    for p in range(len(self.canvas))
-                ],
-                device=device,
-            )
-        with torch.no_grad():
-            if self.config.cache.kind == "none" and limits is None:
-                logits = self.module(tokens)
-            else:
-                logits = self._memory.forward(self.module, tokens, evaluated, limits)
-        array: NDArray[np.float64] = logits[0].double().cpu().numpy()
-        return array
-
-    def _statistics(self, logits: NDArray[np.float64], row: int) -> Prediction:
-        noised = logits.copy()
-        if self.config.temperature > 0:
-            noise = gumbel(self.config.seed, self.stream, row, self.nfe, len(logits))
-            noised += self.config.temperature * noise
-        noised[self.spec.mask_id] = -np.inf
-        candidate = int(noised.argmax())  # the first of equals: the lowest id
-        margin = noised[candidate] - np.delete(noised, candidate).max()
-        others = np.delete(logits, candidate)
-        with np.errstate(over="ignore"):  # an infinite doubt is a valid one
-            tail_mass = np.exp(others - logits[candidate]).sum()
-        return Prediction(candidate, float(logits[candidate]), float(margin), float(tail_mass))
+    def _decide(
+        self, found: list[Prediction], single: bool, evaluated: tuple[int, ...], refresh: bool
+    ) -> StepTrace:
+        """What the policies make of the predictions; the order of their rules."""
+        config, memory, progress = self.config, self._memory, self.progress
+        judged = config.score.oracle(found, progress, memory["score"])
+        end = config.schedule.end_oracle(judged, progress) if self._opening else None
+        eligible = [r for r in judged if r.masked and (end is None or r.position < end)]
+        if single:
+            eligible = [row for row in eligible if row.position == judged[0].position]
+        mixtures, held = config.belief.mixtures(judged, progress, memory["belief"])
+        filled = config.stop.fills_oracle(eligible, progress, memory["stop"])
+        chosen = commit_oracle(config.commit, eligible, progress, single=single)
+        committed = {eligible[index].position for index in chosen}
+        if filled:
+            committed = {row.position for row in eligible}
+        if held:
+            committed = set()
+        replaced, reopened = config.revise.oracle(judged, committed, progress, memory["revise"])
+        cut = config.stop.cut_oracle(judged, committed, self.spec.eos_ids, progress)
+        self._mixtures |= mixtures
+        by_position = {row.position: row.candidate for row in judged}
+        return StepTrace(
+            evaluated,
+            refresh,
+            self._current.span,
+            tuple(judged),
+            tuple(row.position for row in eligible),
+            tuple((p, by_position[p]) for p in sorted(committed | replaced)),
+            tuple(sorted(replaced)),
+            tuple(sorted(reopened)),
+            end,
+            None if cut is None or cut >= len(self.canvas) else cut,
+        )
 
     def _write(self, trace: StepTrace) -> None:
         """Commit, and move on to where the next step stands."""
-        masks, block = self._remaining(), self._blocks[self._block]
+        masks, block = self._remaining(), self._current
+        self._was_masked = self._masked()
         for position, token in trace.committed:
             self.canvas[position] = token
+        for position in trace.reopened:
+            self.canvas[position] = self.spec.mask_id
         self.nfe += 1
         unmasked = len(trace.committed) - len(trace.revised)
         # K and V of a refresh are from before its own commits, so these count.
         self._committed_since_refresh = unmasked + (
             0 if trace.refresh else self._committed_since_refresh
         )
+        self._since_refresh = 1 if trace.refresh else self._since_refresh + 1
         # Everything before the outer block was final when this step evaluated it.
         if set(range(self._exact, block.outer[0])) <= set(trace.evaluated):
             self._exact = max(self._exact, block.outer[0])
@@ -269,6 +263,7 @@ class ReferenceDecoder:
             self._step_of_block += 1
             self._step_of_outer += 1
             self._unmasked_steps += masks == 0
+        self._reshape(trace)
         settled = self.config.revise.settled(masks, len(trace.revised), self._unmasked_steps)
         if self._remaining() == 0 and settled:
             self._next_block()
@@ -279,9 +274,22 @@ class ReferenceDecoder:
             finished = False  # what stands in this block may still be replaced
         self.done = finished or self._block == len(self._blocks)
 
+    def _reshape(self, trace: StepTrace) -> None:
+        """End the block where its schedule chose, and the canvas where the response was cut."""
+        if trace.end is not None:
+            self._blocks[self._block] = self._current.ending(trace.end)
+        if trace.cut is not None:
+            self.canvas = self.canvas[: trace.cut]
+            self._evaluator.truncate(trace.cut)
+            kept = [block for block in self._blocks if block.span[0] < trace.cut]
+            self._blocks = [block.before(trace.cut) for block in kept]
+
     def _next_block(self) -> None:
-        outer = self._blocks[self._block].outer
+        outer, end = self._current.outer, self._current.span[1]
         self._block += 1
         self._step_of_block = self._unmasked_steps = 0
-        if self._block < len(self._blocks) and self._blocks[self._block].outer != outer:
+        if self.config.schedule.adapts and end < len(self.canvas):
+            place = end, self._response_start, len(self.canvas)
+            self._blocks.append(window_at(self.config.schedule, self.spec, *place))
+        if self._block < len(self._blocks) and self._current.outer != outer:
             self._step_of_outer = 0

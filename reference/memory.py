@@ -82,6 +82,10 @@ class AttentionMemory(TorchFunctionMode):
             )
         return output
 
+    def truncate(self, length: int) -> None:
+        """Forget positions from `length` on."""
+        self.remembered = [(k[..., :length, :], v[..., :length, :]) for k, v in self.remembered]
+
     def __torch_function__(
         self,
         func: Callable[..., Any],

@@ -17,8 +17,10 @@ from dllmc.runtime.output import Output
 from dllmc.runtime.programs import EagerPrograms, InductorPrograms, Programs, cache_shapes
 from dllmc.runtime.records import Choice, choose_record
 from dllmc.runtime.scheduler import next_group
-from dllmc.runtime.state import DecodeState, Pool
+from dllmc.runtime.pool import Pool
+from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
+from dllmc.runtime.trace import Trace
 from dllmc.spec import PlanError, PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -210,7 +212,7 @@ class Engine:
             self.device,
         )
         for state in states:
-            pool.admit(state, self.spec.mask_id)
+            pool.admit(state)
         return pool, states
 
     def step(self, pool: Pool, states: Sequence[DecodeState]) -> StepOutcome | None:
@@ -267,7 +269,7 @@ class Engine:
             while self.step(pool, opened) is not None:
                 pass
             states += opened
-            tokens += [self._response(pool, state) for state in opened]
+            tokens += [self._response(state) for state in opened]
         texts = None
         if self.package.tokenizer is not None:
             texts = [self.decode(row) for row in tokens]
@@ -284,7 +286,7 @@ class Engine:
             record=choice.record,
             match=choice.match,
             reasons=choice.reasons,
-            trace=pick([state.events for state in states]),
+            trace=pick([self._trace(state, row) for state, row in zip(states, tokens, strict=True)]),
             seconds=time.perf_counter() - begun,
         )
 
@@ -335,9 +337,26 @@ class Engine:
             return Choice(DecodingConfig.from_json(config), None, "GIVEN", ())
         return choose_record(self, task=task, batch=batch, max_new_tokens=length)
 
-    def _response(self, pool: Pool, state: DecodeState) -> list[int]:
-        tokens = pool.response(state)
-        if state.config.stop.kind != "eos":
+    def _trace(self, state: DecodeState, tokens: Sequence[int]) -> Trace:
+        tokenizer, pieces = self.package.tokenizer, None
+        if tokenizer is not None:
+            seen = {*state.prompt, *tokens, self.spec.mask_id}.union(*(s.tokens for s in state.trace))
+            pieces = {i: tokenizer.decode([i], skip_special_tokens=False) for i in seen}
+        return Trace(
+            steps=state.trace,
+            prompt=state.prompt,
+            response_start=state.response_start,
+            response_length=state.response_end - state.response_start,
+            mask_id=self.spec.mask_id,
+            config=state.config.model_dump(mode="json"),
+            model=self.name,
+            tokens=tokens,
+            pieces=pieces,
+        )
+
+    def _response(self, state: DecodeState) -> list[int]:
+        tokens = state.response
+        if not state.config.stop.cuts:
             return tokens
         for index, token in enumerate(tokens):
             if token == self.spec.mask_id:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dllmc.policies.config import DecodingConfig
-    from dllmc.runtime.state import CommitEvent
+    from dllmc.runtime.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Output:
         match: How well the record fits: `EXACT`, `BUCKET`..., `SAFE`, or `GIVEN` for a
             configuration given by the caller.
         reasons: Why this record, or why none.
-        trace: What each evaluation committed.
+        trace: A `Trace`: what each evaluation evaluated and committed.
         seconds: Wall time of the whole call.
     """
 
@@ -38,5 +38,5 @@ class Output:
     record: str | None
     match: str
     reasons: Sequence[str]
-    trace: Sequence[CommitEvent] | Sequence[Sequence[CommitEvent]]
+    trace: Any
     seconds: float

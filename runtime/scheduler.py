@@ -42,5 +42,4 @@ def next_group(states: Sequence[DecodeState]) -> list[DecodeState]:
 
 
 def _width(state: DecodeState) -> int:
-    start, end = state.evaluation().rows
-    return end - start
+    return len(state.evaluation().rows)

@@ -1,41 +1,45 @@
-"""The state of decoding: sequences, and the pool of canvases and caches that they share."""
+"""One sequence being decoded: where it stands, as the host knows it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
 from typing import TYPE_CHECKING
 
-import torch
-
-from dllmc.policies.axes import BlockProgress, Evaluation, Standing
-from dllmc.policies.layout import lay_out
+from dllmc.policies.layout import lay_out, window_at
+from dllmc.policies.standing import BlockProgress, Evaluation, Part, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Collection, Mapping, Sequence
 
     from dllmc.policies.config import DecodingConfig
+    from dllmc.policies.layout import Block
+    from dllmc.runtime.trace import TraceStep
     from dllmc.spec import DenoiserSpec
 
 
-@dataclass(frozen=True, slots=True)
-class CommitEvent:
-    """What one evaluation committed.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Advance:
+    """What one evaluation did to a sequence.
 
     Attributes:
-        nfe: Evaluations of the sequence up to and with this one.
-        rows: Start and end of the canvas positions evaluated.
-        positions: Canvas positions committed.
-        tokens: What they became.
-        revised: Those of the positions that held another token before.
+        plan: Key of its plan.
+        committed: Tokens by position, of masks that were committed.
+        replaced: Tokens by position, of tokens that were replaced.
+        reopened: Positions that were masked again.
+        finished: Whether the stop policy found the response finished.
+        end: Where the block ends, if its schedule chose now.
+        cut: Where the response ends, if the stop policy said so now.
+        steps: Steps of decoding that it stands for: several where drafts were accepted.
     """
 
-    nfe: int
-    rows: tuple[int, int]
-    positions: tuple[int, ...]
-    tokens: tuple[int, ...]
-    revised: tuple[int, ...] = ()
+    plan: str
+    committed: Mapping[int, int]
+    replaced: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    reopened: Collection[int] = ()
+    finished: bool = False
+    end: int | None = None
+    cut: int | None = None
+    steps: int = 1
 
 
 class DecodeState:
@@ -71,41 +75,57 @@ class DecodeState:
         self.response_end = len(padded) + max_new_tokens
         self.length, self.blocks = lay_out(config.schedule, spec, len(padded), max_new_tokens)
         config.commit.check(max_new_tokens, len(self.blocks))
+        self.tokens = padded + [spec.mask_id] * (self.length - len(padded))
         self.masked = set(range(self.response_start, self.length))
+        self.was_masked = frozenset(self.masked)
         self.row = -1
         self.block_index = 0
         self.step = 0
         self.outer_step = 0
         self.unmasked_steps = 0
+        self.since_refresh = 0
         self.committed = 0
         self.exact = 0
         self.nfe = 0
+        self.draws = 0
         self.done = False
-        self.events: list[CommitEvent] = []
+        self.trace: list[TraceStep] = []
         self.plans: list[tuple[str, int]] = []
         self._evaluation: Evaluation | None = None
 
     @property
-    def block(self) -> tuple[int, int]:
-        """Start and end of the current block on the canvas."""
-        return self.blocks[self.block_index].span
+    def current(self) -> Block:
+        """The block that is decoded."""
+        return self.blocks[self.block_index]
 
     @property
     def remaining(self) -> int:
         """Masked positions of the block."""
-        return sum(position in self.masked for position in range(*self.block))
+        return sum(position in self.masked for position in range(*self.current.span))
 
     @property
     def progress(self) -> BlockProgress:
         """Where the sequence stands in its block."""
-        start, end = self.block
-        length = self.blocks[self.block_index].length
-        return BlockProgress(self.step, end - start, len(self.blocks), self.remaining, length)
+        start, end = self.current.span
+        return BlockProgress(
+            step=self.step,
+            masks=end - start,
+            blocks=len(self.blocks),
+            remaining=self.remaining,
+            length=self.current.length,
+            offset=start - self.response_start,
+            response=self.length - self.response_start,
+        )
+
+    @property
+    def opening(self) -> bool:
+        """Whether the next evaluation decides where the block ends."""
+        return self.config.schedule.adapts and self.step == 0
 
     @property
     def standing(self) -> Standing:
         """What the cache policy decides by."""
-        block = self.blocks[self.block_index]
+        block = self.current
         return Standing(
             block=block.span,
             whole=block.whole,
@@ -116,109 +136,99 @@ class DecodeState:
             committed=self.committed,
             first_masked=block.whole[0] in self.masked,
             exact=self.exact,
+            since_refresh=self.since_refresh,
+            prompt=self.response_start,
+            masked=frozenset(self.masked),
+            was_masked=self.was_masked,
         )
 
     def evaluation(self) -> Evaluation:
         """What to evaluate next."""
         if self._evaluation is None:
-            self._evaluation = self.config.cache.evaluate(self.standing, self.spec)
+            found = self.config.cache.evaluate(self.standing, self.spec)
+            if self.opening and len(found.head) == 1:
+                # The schedule must see the whole window, whatever may commit.
+                window = range(*self.current.span)
+                found = dataclasses.replace(found, head=window, first_only=True)
+            self._evaluation = found
         return self._evaluation
+
+    def parts(self) -> list[Part]:
+        """What the next evaluation decides over together."""
+        return self.config.schedule.parts(self.standing)
+
+    def branches(self) -> int:
+        """Canvases that the next evaluation evaluates at once."""
+        if len(self.evaluation().head) < 2 or self.evaluation().first_only:
+            return 1
+        room = self.config.cache.room(self.standing)
+        return self.config.verify.branches(room, self.remaining)
 
     @property
     def statistics(self) -> str:
         """The statistics set that the next evaluation needs."""
-        start, end = self.evaluation().head
-        return self.config.statistics if end > start else "none"
+        return self.config.statistics if self.evaluation().head else "none"
 
-    def advance(
-        self, plan: str, committed: Iterable[int], revised: int = 0, *, finished: bool = False
-    ) -> None:
-        """Account for one evaluation.
-
-        Args:
-            plan: Its key.
-            committed: Positions that it unmasked.
-            revised: Tokens that it replaced.
-            finished: Whether the stop policy found the response finished.
-        """
-        done, unmasked = self.evaluation(), set(committed)
-        masks = self.remaining
+    def advance(self, did: Advance) -> None:
+        """Account for one evaluation."""
+        evaluation, masks = self.evaluation(), self.remaining
         self._evaluation = None
-        self.masked -= unmasked
-        self.nfe += 1
-        if self.plans and self.plans[-1][0] == plan:
-            self.plans[-1] = (plan, self.plans[-1][1] + 1)
-        else:
-            self.plans.append((plan, 1))
-        self.committed = len(unmasked) + (0 if done.refresh else self.committed)
-        outer_start = self.blocks[self.block_index].outer[0]
-        if done.rows[0] <= self.exact < outer_start <= done.rows[1]:
-            self.exact = outer_start
-        if done.rows[1] > outer_start:
-            self.step += 1
-            self.outer_step += 1
-            self.unmasked_steps += masks == 0
-        settled = self.config.revise.settled(masks, revised, self.unmasked_steps)
+        self.was_masked = frozenset(self.masked)
+        for position, token in (*did.committed.items(), *did.replaced.items()):
+            self.tokens[position] = token
+        for position in did.reopened:
+            self.tokens[position] = self.spec.mask_id
+        self.masked = self.masked.difference(did.committed).union(did.reopened)
+        self._count(evaluation, did, masks)
+        self._reshape(did)
+        settled = self.config.revise.settled(masks, len(did.replaced), self.unmasked_steps)
         if not self.remaining and settled:
             self._next_block()
         revises = self.config.revise.kind != "none"
-        stopped = finished and (not revises or self.step == 0)
+        stopped = did.finished and (not revises or self.step == 0)
         self.done = stopped or self.block_index == len(self.blocks)
 
+    def _count(self, evaluation: Evaluation, did: Advance, masks: int) -> None:
+        self.nfe += 1
+        self.draws += did.steps
+        if self.plans and self.plans[-1][0] == did.plan:
+            self.plans[-1] = (did.plan, self.plans[-1][1] + 1)
+        else:
+            self.plans.append((did.plan, 1))
+        self.committed = len(did.committed) + (0 if evaluation.refresh else self.committed)
+        self.since_refresh = 1 if evaluation.refresh else self.since_refresh + 1
+        outer_start, rows = self.current.outer[0], evaluation.rows
+        if rows[0] <= self.exact < outer_start <= rows[-1] + 1:
+            self.exact = outer_start
+        if rows[-1] >= outer_start:
+            self.step += did.steps
+            self.outer_step += 1
+            self.unmasked_steps += masks == 0
+
+    def _reshape(self, did: Advance) -> None:
+        """End the block where its schedule chose, and the response where it was cut."""
+        if did.end is not None:
+            self.blocks[self.block_index] = self.current.ending(did.end)
+        if did.cut is not None and did.cut < self.length:
+            self.length = did.cut
+            del self.tokens[did.cut :]
+            self.masked = {position for position in self.masked if position < did.cut}
+            kept = [block for block in self.blocks if block.span[0] < did.cut]
+            self.blocks = [block.before(did.cut) for block in kept]
+
     def _next_block(self) -> None:
-        outer = self.blocks[self.block_index].outer
+        outer, end = self.current.outer, self.current.span[1]
         self.block_index += 1
         self.step = self.unmasked_steps = 0
-        if self.block_index < len(self.blocks) and self.blocks[self.block_index].outer != outer:
+        if self.config.schedule.adapts and end < self.length:
+            following = window_at(
+                self.config.schedule, self.spec, end, self.response_start, self.length
+            )
+            self.blocks.append(following)
+        if self.block_index < len(self.blocks) and self.current.outer != outer:
             self.outer_step = 0
 
-
-@dataclass
-class Pool:
-    """Canvases and caches of up to `capacity` sequences.
-
-    Attributes:
-        canvas: `[capacity, slots]` int64 token ids.
-        caches: `[capacity, G, slots + 1, D]` per cache input; slot `slots` is scratch.
-        carried: Candidate, logit and tail mass `[3, capacity]` float64 of the first position of
-            each sequence's block, as the last refresh predicted them.
-        slots: Cache slots per sequence.
-    """
-
-    canvas: Tensor
-    caches: dict[str, Tensor]
-    carried: Tensor
-    slots: int
-    members: list[DecodeState] = field(default_factory=list)
-
-    @classmethod
-    def allocate(
-        cls,
-        capacity: int,
-        slots: int,
-        shapes: Mapping[str, tuple[int, int]],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Pool:
-        """A pool of zeros; caches must be finite, since NaN leaks through masked slots."""
-        caches = {
-            name: torch.zeros(capacity, groups, slots + 1, width, dtype=dtype, device=device)
-            for name, (groups, width) in shapes.items()
-        }
-        canvas = torch.zeros(capacity, slots, dtype=torch.int64, device=device)
-        carried = torch.zeros(3, capacity, dtype=torch.float64, device=device)
-        return cls(canvas, caches, carried, slots)
-
-    def admit(self, state: DecodeState, mask_id: int) -> None:
-        """Lay out the canvas of `state` in the next free row."""
-        state.row = len(self.members)
-        self.members.append(state)
-        canvas = self.canvas[state.row]
-        canvas[: len(state.prompt)] = torch.tensor(state.prompt)
-        canvas[len(state.prompt) : state.length] = mask_id
-
-    def response(self, state: DecodeState) -> list[int]:
+    @property
+    def response(self) -> list[int]:
         """The tokens after the prompt, masks included."""
-        response = self.canvas[state.row, state.response_start : state.response_end]
-        tokens: list[int] = response.tolist()
-        return tokens
+        return self.tokens[self.response_start : self.response_end]

@@ -23,7 +23,7 @@ from dllmc.spec.errors import (
     nearest,
 )
 from dllmc.spec.hardware import HardwareKey
-from dllmc.spec.plan import StepPlan
+from dllmc.spec.plan import StepPlan, statistics_name, statistics_parts
 
 __all__ = [
     "ArtifactError",
@@ -48,4 +48,6 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "nearest",
+    "statistics_name",
+    "statistics_parts",
 ]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from dllmc.policies._base import knob
-from dllmc.policies.axes import Cache, Evaluation
+from dllmc.policies.axes import Cache
+from dllmc.policies.standing import Evaluation
 from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
-    from dllmc.policies.axes import Standing
+    from dllmc.policies.standing import Standing
     from dllmc.spec import DenoiserSpec
 
 
@@ -42,13 +43,13 @@ class BlockCausalCache(Cache):
         pending = standing.exact < start
         if pending and self.append == "apart":
             first = standing.block[0] == start and standing.first_masked and spec.logit_shift
-            return Evaluation((standing.exact, start), (start, start + bool(first)), False)
+            return Evaluation(range(standing.exact, start), range(start, start + bool(first)), False)
         if pending:
-            return Evaluation((standing.exact, end), standing.block, False)
+            return Evaluation(range(standing.exact, end), range(*standing.block), False)
         whole = self.within == "block" or standing.outer_steps == 0 or standing.first_masked
         lead = standing.block[0] == start and standing.first_masked and spec.logit_shift
         rows = (start - bool(lead), end) if whole else standing.whole
-        return Evaluation(rows, standing.block, whole)
+        return Evaluation(range(*rows), range(*standing.block), whole)
 
     def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
         start, end = standing.outer
@@ -66,7 +67,7 @@ class BlockCausalCache(Cache):
         predicts_first = bool(spec.logit_shift) and start in offered and standing.first_masked
         return unfinished | ({start - 1} if predicts_first else set()), offered, True
 
-    def check(self, spec: DenoiserSpec) -> None:
+    def check_model(self, spec: DenoiserSpec) -> None:
         if spec.attention != "block_causal":
             raise ConfigError(
                 f"`cache.kind`='block_causal' needs block-causal attention and this model's is "

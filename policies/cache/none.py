@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from dllmc.policies.axes import Cache, Evaluation
+from dllmc.policies.axes import Cache
+from dllmc.policies.standing import Evaluation
 
 if TYPE_CHECKING:
-    from dllmc.policies.axes import Standing
+    from dllmc.policies.standing import Standing
     from dllmc.spec import DenoiserSpec
 
 
@@ -19,7 +20,10 @@ class NoCache(Cache):
 
     def evaluate(self, standing: Standing, spec: DenoiserSpec) -> Evaluation:
         del spec
-        return Evaluation((0, standing.reach), standing.block, refresh=True)
+        return Evaluation(range(standing.reach), range(*standing.block), refresh=True)
+
+    def room(self, standing: Standing) -> int:
+        return len(standing.masked)
 
     def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
         del spec

@@ -8,7 +8,7 @@ from dllmc.policies._base import knob
 from dllmc.policies.axes import Refreshing
 
 if TYPE_CHECKING:
-    from dllmc.policies.axes import Standing
+    from dllmc.policies.standing import Standing
     from dllmc.spec import DenoiserSpec
 
 

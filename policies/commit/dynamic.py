@@ -5,17 +5,21 @@ Published loops: SDAR `generate.py`, LLaDA2.0 and 2.1 `generate`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from dllmc.policies._base import knob
-from dllmc.policies.axes import BlockProgress, Commit, rank
+from dllmc.policies.axes import Commit
+from dllmc.policies.progress import rank, surest_first
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+    from dllmc.policies.rows import Prediction, Rows
+    from dllmc.policies.standing import BlockProgress
 
     from dllmc.spec import DenoiserSpec
 
@@ -29,6 +33,7 @@ class Dynamic(Commit):
             part that the prompt fills too, is divided by them; None is one token each.
     """
 
+    needs_odds: ClassVar[bool] = True
     kind: Literal["dynamic"] = "dynamic"
     threshold: float = knob(0.95, gt=0, le=1, low=0.3, high=0.995, lossy=True)
     steps: int | None = knob(None, gt=0, low=1, high=64, scale="log", lossy=True)
@@ -44,20 +49,19 @@ class Dynamic(Commit):
         doubt = (1 - self.threshold) / self.threshold
         return {"doubt": doubt, "count": self.count(progress)}
 
-    @staticmethod
-    def select(doubt: Tensor, eligible: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        sure = (doubt < values["doubt"][:, None]) & eligible
+    def select(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
+        sure = (rows.doubt < values["doubt"][:, None]) & rows.eligible
         quota = values["count"][:, None]
         enough = sure.sum(-1, keepdim=True) >= quota
-        return torch.where(enough, sure, rank(doubt, eligible) < quota)
+        return torch.where(enough, sure, rank(rows) < quota)
 
-    def oracle(self, doubt: Sequence[float], progress: BlockProgress) -> set[int]:
+    def oracle(self, rows: Sequence[Prediction], progress: BlockProgress) -> set[int]:
         # 1 / (1 + doubt) > threshold, without rounding a small doubt away.
-        sure = {i for i, d in enumerate(doubt) if self.threshold * d < 1 - self.threshold}
+        sure = {i for i, row in enumerate(rows) if self.threshold * row.doubt < 1 - self.threshold}
         quota = self.count(progress)
         if len(sure) >= quota:
             return sure
-        return set(sorted(range(len(doubt)), key=lambda index: (doubt[index], index))[:quota])
+        return set(surest_first(rows)[:quota])
 
     @classmethod
     def suits(cls, spec: DenoiserSpec) -> bool:

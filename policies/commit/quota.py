@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from dllmc.policies._base import knob
-from dllmc.policies.axes import BlockProgress, Commit, rank
+from dllmc.policies.axes import Commit
+from dllmc.policies.progress import rank, surest_first
 from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+    from dllmc.policies.rows import Prediction, Rows
+    from dllmc.policies.standing import BlockProgress
 
 
 class Quota(Commit):
@@ -34,13 +38,11 @@ class Quota(Commit):
     def values(self, progress: BlockProgress) -> dict[str, float]:
         return {"count": self.count(progress)}
 
-    @staticmethod
-    def select(doubt: Tensor, eligible: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        return rank(doubt, eligible) < values["count"][:, None]
+    def select(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
+        return rank(rows) < values["count"][:, None]
 
-    def oracle(self, doubt: Sequence[float], progress: BlockProgress) -> set[int]:
-        surest_first = sorted(range(len(doubt)), key=lambda index: (doubt[index], index))
-        return set(surest_first[: self.count(progress)])
+    def oracle(self, rows: Sequence[Prediction], progress: BlockProgress) -> set[int]:
+        return set(surest_first(rows)[: self.count(progress)])
 
     def check(self, response_length: int, blocks: int) -> None:
         if self.steps is not None and self.steps % blocks:

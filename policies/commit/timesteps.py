@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from dllmc.policies._base import knob
-from dllmc.policies.axes import BlockProgress, Commit, rank
+from dllmc.policies.axes import Commit
+from dllmc.policies.progress import rank, surest_first
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+    from dllmc.policies.rows import Prediction, Rows
+    from dllmc.policies.standing import BlockProgress
 
     from dllmc.spec import DenoiserSpec
 
@@ -45,13 +49,11 @@ class Timesteps(Commit):
     def values(self, progress: BlockProgress) -> dict[str, float]:
         return {"count": self.count(progress)}
 
-    @staticmethod
-    def select(doubt: Tensor, eligible: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        return rank(doubt, eligible) < values["count"][:, None]
+    def select(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
+        return rank(rows) < values["count"][:, None]
 
-    def oracle(self, doubt: Sequence[float], progress: BlockProgress) -> set[int]:
-        surest_first = sorted(range(len(doubt)), key=lambda index: (doubt[index], index))
-        return set(surest_first[: self.count(progress)])
+    def oracle(self, rows: Sequence[Prediction], progress: BlockProgress) -> set[int]:
+        return set(surest_first(rows)[: self.count(progress)])
 
     @classmethod
     def suits(cls, spec: DenoiserSpec) -> bool:

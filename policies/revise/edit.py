@@ -8,14 +8,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from dllmc.policies._base import knob
-from dllmc.policies.axes import Revise
+from dllmc.policies.axes import Revise, Revision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from dllmc.policies.axes import Memory
+    from dllmc.policies.rows import Prediction, Rows
+    from dllmc.policies.standing import BlockProgress
     from dllmc.spec import DenoiserSpec
 
 
@@ -29,16 +34,31 @@ class Edit(Revise):
     threshold: float = knob(0.9, ge=0, le=1, low=0.5, high=0.995, lossy=True)
     steps: int = knob(16, ge=0, low=0, high=32, lossy=True)
 
-    def values(self) -> dict[str, float]:
+    def values(self, progress: BlockProgress) -> dict[str, float]:
+        del progress
         limit = (1 - self.threshold) / self.threshold if self.threshold > 0 else math.inf
         return {"doubt": limit}
 
-    @staticmethod
-    def select(doubt: Tensor, changed: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        return (doubt < values["doubt"][:, None]) & changed
+    def select(
+        self, rows: Rows, committed: Tensor, values: Mapping[str, Tensor]
+    ) -> tuple[Rows, Revision]:
+        others = rows.offered & ~rows.masked & (rows.ids != rows.tokens) & ~rows.single[:, None]
+        replaced = others & (rows.tail < values["doubt"][:, None])
+        return rows, Revision(replaced, torch.zeros_like(committed))
 
-    def oracle(self, doubt: Sequence[float]) -> set[int]:
-        return {i for i, d in enumerate(doubt) if self.threshold * d < 1 - self.threshold}
+    def oracle(
+        self,
+        rows: Sequence[Prediction],
+        committed: set[int],
+        progress: BlockProgress,
+        memory: Memory,
+    ) -> tuple[set[int], set[int]]:
+        del committed, progress, memory
+        others = [row for row in rows if not row.masked and row.candidate != row.token]
+        if len(rows) == 1:
+            return set(), set()
+        sure = 1 - self.threshold
+        return {r.position for r in others if self.threshold * r.tail_mass < sure}, set()
 
     def settled(self, masks: int, revised: int, unmasked_steps: int) -> bool:
         return (masks == 0 and revised == 0) or unmasked_steps >= self.steps

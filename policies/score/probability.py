@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Literal
 from dllmc.policies.axes import Score
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
+
+    from dllmc.policies.axes import Memory
+    from dllmc.policies.rows import Prediction, Rows
+    from dllmc.policies.standing import BlockProgress
 
 
 class Probability(Score):
@@ -17,8 +21,12 @@ class Probability(Score):
 
     kind: Literal["probability"] = "probability"
 
-    def doubt(self, tail_mass: Tensor) -> Tensor:
-        return tail_mass
+    def judge(self, rows: Rows, values: Mapping[str, Tensor]) -> Rows:
+        del values
+        return rows.having(doubt=rows.tail)
 
-    def oracle(self, tail_mass: Sequence[float]) -> list[float]:
-        return list(tail_mass)
+    def oracle(
+        self, rows: Sequence[Prediction], progress: BlockProgress, memory: Memory
+    ) -> list[Prediction]:
+        del progress, memory
+        return [row.having(doubt=row.tail_mass) for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class EosStop(Stop):
     """Finished when an end-of-sequence token has no mask before it, or no mask is left."""
 
+    cuts: ClassVar[bool] = True
     kind: Literal["eos"] = "eos"
 
     def finished(self, response: Tensor, mask_id: int, eos_ids: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dllmc.spec import PlanError, StepPlan
+from dllmc.artifact import derive
+from dllmc.spec import StepPlan, statistics_parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,7 @@ class Programs(ABC):
 
     def __init__(self, package: Package) -> None:
         self.package = package
+        self._graphs: dict[tuple[str, ...], GraphModule] = {}
 
     def fit(self, plan: StepPlan) -> StepPlan:
         """The plan that will run for the sizes of `plan`; its rows may be padded."""
@@ -41,24 +43,30 @@ class Programs(ABC):
     def run(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> Statistics:
         """Evaluate one step; caches among `inputs` are changed in place.
 
-        Returns candidate ids, logits and tail masses `[B, R]`, or nothing where the plan asks
-        for no statistics.
+        Returns candidate ids, logits and tail masses `[B, R]`, then what the plan's statistics
+        ask for beyond, in the order of their names, and saliencies `[B, S]` by layer; nothing
+        where the plan asks for no statistics.
 
         Args:
             plan: As `fit` returned it.
             inputs: By name, with the shapes of `plan`.
         """
 
-    def graph(self, statistics: str) -> GraphModule:
-        """The graph that returns `statistics`.
+    def graph(self, plan: StepPlan) -> GraphModule:
+        """The graph of `plan`, whatever its sizes.
 
         Raises:
-            PlanError: The package has none.
+            PlanError: It cannot be had from the graphs of the package.
         """
-        if statistics not in self.package.graphs:
-            known = ", ".join(self.package.graphs)
-            raise PlanError(f"the model was compiled for {known} and not for `{statistics}`")
-        return self.package.graphs[statistics]
+        key = variant(plan)
+        if key not in self._graphs:
+            self._graphs[key] = derive(self.package.graphs, plan)
+        return self._graphs[key]
+
+
+def variant(plan: StepPlan) -> tuple[str, ...]:
+    """What tells apart the graphs of two plans; sizes do not."""
+    return plan.statistics, plan.mask, plan.inputs, "saliency" if plan.saliency else ""
 
 
 def arguments(graph: GraphModule, inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -94,8 +102,17 @@ def example_inputs(graph: GraphModule, plan: StepPlan, device: torch.device) -> 
         "nfe": count.clone(),
     }
     dtype = getattr(torch, plan.dtype)
-    if plan.mask == "row_limit":
+    if plan.mask.startswith("row_limit"):
         inputs["key_limit"] = inputs["key_limit"][:, None].expand(batch, rows).clone()
+    _, extras = statistics_parts(plan.statistics)
+    inputs["gather_ids"] = count[:, None, None].expand(batch, heads, extras.get("gather", 1))
+    inputs["gather_ids"] = inputs["gather_ids"].clone()
+    mixed = int(plan.inputs.removeprefix("mixture") or 1) if plan.inputs != "tokens" else 1
+    inputs["mixture_ids"] = torch.zeros(batch, rows, mixed, dtype=torch.int64, device=device)
+    inputs["mixture_weights"] = torch.zeros(batch, rows, mixed, device=device)
+    inputs["head_weights"] = torch.zeros(batch, heads, device=device)
+    seen = (batch, rows, plan.slots + plan.scratch)
+    inputs["key_mask"] = torch.ones(seen, dtype=torch.bool, device=device)
     held = torch.arange(plan.slots + plan.scratch, device=device)
     inputs["key_positions"] = held.expand(batch, len(held)).clone()
     inputs["key_tokens"] = torch.zeros_like(inputs["key_positions"])

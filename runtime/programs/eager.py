@@ -22,7 +22,7 @@ class EagerPrograms(Programs):
     execution = "eager"
 
     def run(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> Statistics:
-        graph = self.graph(plan.statistics)
+        graph = self.graph(plan)
         with torch.no_grad():
             result: Statistics = graph(*arguments(graph, inputs))
         return result

@@ -21,6 +21,7 @@ from dllmc.runtime.programs.base import (
     arguments,
     cache_shapes,
     example_inputs,
+    variant,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class InductorPrograms(Programs):
         self._device = device
         self._layers_once = layers_once
         self._pieces: dict[str, tuple[Callable[..., Any], list[str]]] = {}
-        self._dynamic: dict[tuple[str, bool], Callable[..., Any] | None] = {}
+        self._dynamic: dict[tuple[tuple[str, ...], bool], Callable[..., Any] | None] = {}
         self._static: dict[StepPlan, Callable[..., Any]] = {}
 
     @property
@@ -84,14 +85,14 @@ class InductorPrograms(Programs):
             self.specialise([plan])
             program = self._static[plan]
         with torch.no_grad():
-            result: Statistics = tuple(program(*arguments(self.graph(plan.statistics), inputs)))
+            result: Statistics = tuple(program(*arguments(self.graph(plan), inputs)))
         return result
 
     def _dynamic_program(self, plan: StepPlan) -> Callable[..., Any] | None:
         """The program for all sizes, or None if Inductor's holds for some only."""
-        kind = (plan.statistics, plan.batch == 1)
+        kind = (variant(plan), plan.batch == 1)
         if kind not in self._dynamic:
-            axes = _dynamic_axes(self.graph(plan.statistics), plan)
+            axes = _dynamic_axes(self.graph(plan), plan)
             program, conditions = self._compile(_example_of(plan), axes)
             self._dynamic[kind] = None if conditions else program
         return self._dynamic[kind]
@@ -103,7 +104,7 @@ class InductorPrograms(Programs):
         from dllmc.runtime.programs._compile_graph import compile_graph
         from dllmc.runtime.programs._compile_step import compile_step
 
-        graph = self.graph(plan.statistics)
+        graph = self.graph(plan)
         inputs = example_inputs(graph, plan, self._device)
         if not self._layers_once:
             return compile_graph(graph, inputs, dynamic)
@@ -115,10 +116,13 @@ def _dynamic_axes(graph: Any, plan: StepPlan) -> dict[str, tuple[int, ...]]:
     caches = cache_shapes(graph)
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     matrices = {"tokens", "positions", "slots", "head_rows", "key_positions", "key_tokens"}
-    if plan.mask == "row_limit":
+    matrices |= {"gather_ids", "mixture_ids", "mixture_weights", "head_weights"}
+    if plan.mask.startswith("row_limit"):
         matrices.add("key_limit")
     batch = () if plan.batch == 1 else (0,)
     axes = {name: (*batch, 1) if name in matrices else batch for name in names}
+    if "key_mask" in axes:
+        axes["key_mask"] = (*batch, 1, 2)
     return axes | dict.fromkeys(caches, (*batch, 2))
 
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllmc.policies.axes import BlockProgress
+from dllmc.policies.rows import Prediction
+from dllmc.policies.standing import BlockProgress
 from dllmc.reference import ReferenceDecoder, StepTrace
-from dllmc.runtime.state import DecodeState, Pool
+from dllmc.runtime.pool import Pool
+from dllmc.runtime.state import DecodeState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,86 +97,81 @@ class Pair:
     def compare(self, pool: Pool, outcome: StepOutcome, row: int, tally: Tally) -> None:
         """Step the reference and compare with row `row` of what the engine did."""
         decoder = self.decoder
-        block = decoder._blocks[min(decoder._block, len(decoder._blocks) - 1)]
-        progress = BlockProgress(
-            decoder._step_of_block,
-            block.span[1] - block.span[0],
-            len(decoder._blocks),
-            decoder._remaining(),
-            block.length,
-        )
-        before = list(decoder.canvas)
+        progress = decoder.progress
         trace = decoder.step()
         self.traces.append(trace)
         tally.steps += 1
-        tally.decisions += 2 * len(trace.eligible) + len(trace.reconsidered)
-        eligible = outcome.eligible[row]
-        positions = outcome.positions[row][eligible].tolist()
-        rows = self.state.events[-1].rows
-        if tuple(range(*rows)) != trace.evaluated or tuple(positions) != trace.eligible:
+        found = Found.of(self.state, outcome, row)
+        tally.decisions += len(trace.eligible) + len(trace.predictions)
+        if found.rows != trace.evaluated or found.offered != tuple(
+            p.position for p in trace.predictions
+        ):
             tally.unexcused.append(
-                f"{self.request}: evaluated {rows} with {positions} eligible and not "
-                f"{trace.evaluated} with {trace.eligible}"
+                f"{self.request}: evaluated {found.rows} with {found.offered} offered and not "
+                f"{trace.evaluated} with {[p.position for p in trace.predictions]}"
             )
         else:
-            candidates = outcome.ids[row][eligible].tolist()
-            committed = outcome.committed[row][eligible].tolist()
-            self._judge(candidates, committed, trace, progress, tally)
-            self._judge_revisions(outcome, row, before, trace, tally)
-        if bool((outcome.committed[row] & ~eligible).any()):
-            tally.unexcused.append(f"{self.request}: committed a row that was not eligible")
-        agreed = committed_by(outcome, row) == dict(trace.committed)
-        self._continue_from_the_reference(pool, tally, agreed=agreed)
+            self._judge(found, trace, progress, tally)
+        self._continue_from_the_reference(pool, tally, agreed=found.writes == self._writes(trace))
 
-    def _judge_revisions(
-        self, outcome: StepOutcome, row: int, before: list[int], trace: StepTrace, tally: Tally
-    ) -> None:
-        """What was replaced, and by what."""
-        places, ids = outcome.positions[row].tolist(), outcome.ids[row].tolist()
-        flags = outcome.revised[row].tolist()
-        found = {p: i for p, i, flag in zip(places, ids, flags, strict=True) if flag}
-        expected = {p: dict(trace.committed)[p] for p in trace.revised}
-        if found == expected:
-            return
-        exact = {p: rest for p, *rest in self.exact().reconsidered}
-        limit = self.request.config.revise.values()["doubt"]
-        for place in sorted(found.keys() ^ expected.keys()):
-            margin = math.inf
-            if place in exact:
-                _, logit, lead, doubt = exact[place]
-                margin = min(lead / max(1.0, abs(logit)), relative(doubt, limit))
-            what = f"revision of {before[place]} at {place}, step {len(self.traces)}"
-            self._report(what, margin, tally)
+    def _writes(self, trace: StepTrace) -> dict[int, int]:
+        return dict(trace.committed) | dict.fromkeys(trace.reopened, self.spec.mask_id)
 
-    def _judge(
-        self,
-        candidates: list[int],
-        committed: list[bool],
-        trace: StepTrace,
-        progress: BlockProgress,
-        tally: Tally,
-    ) -> None:
-        written = {position for position, _ in trace.committed}
-        others = [i for i, token in enumerate(trace.candidates) if token != candidates[i]]
-        flips = [i for i, p in enumerate(trace.eligible) if committed[i] != (p in written)]
-        if not others and not flips:
+    def _judge(self, found: Found, trace: StepTrace, progress: BlockProgress, tally: Tally) -> None:
+        """Candidates first: of another candidate all that follows is another."""
+        others = [p for p in trace.predictions if p.candidate != found.candidates[p.position]]
+        differs = [
+            name
+            for name, ours, theirs in (
+                ("eligible", found.eligible, trace.eligible),
+                ("commit", found.committed, dict(trace.committed).keys() - set(trace.revised)),
+                ("revision", found.revised, set(trace.revised)),
+                ("reopening", found.reopened, set(trace.reopened)),
+                ("end", found.end, trace.end),
+                ("cut", found.cut, trace.cut),
+            )
+            if ours != theirs
+        ]
+        if not others and not differs:
             return
         exact = self.exact()
+        certain = {p.position: p for p in exact.predictions}
         excused = bool(others)
-        for index in others:
-            scale = max(1.0, abs(exact.logits[index]))
-            margin = exact.margins[index] / scale
+        for prediction in others:
+            place = certain[prediction.position]
+            margin = place.margin / max(1.0, abs(place.logit))
             excused &= self._report(
-                f"candidate {candidates[index]} and not {trace.candidates[index]} at "
-                f"{trace.eligible[index]}, step {len(self.traces)}",
+                f"candidate {found.candidates[place.position]} and not {prediction.candidate} at "
+                f"{place.position}, step {len(self.traces)}",
                 margin,
                 tally,
             )
-        if flips:
-            # Of another candidate the doubt is another, so what commits may follow it.
-            margin = 0.0 if excused else commit_margin(self.request.config, exact, progress)
-            places = [trace.eligible[index] for index in flips]
-            self._report(f"commit of {places}, step {len(self.traces)}", margin, tally)
+        if differs:
+            margin = 0.0 if excused else self._margin(exact, progress)
+            self._report(f"{differs}, step {len(self.traces)}", margin, tally)
+
+    def _margin(self, exact: StepTrace, progress: BlockProgress) -> float:
+        """The least relative change of doubts that changes any decision of the step.
+
+        Found by making all of them larger or smaller, one at a time and each by `MARGIN`, and
+        asking the oracles again.
+        """
+        decided = outcome_of(exact)
+        for index in range(len(exact.predictions)):
+            for factor in (1 - MARGIN, 1 + MARGIN):
+                nudged = list(exact.predictions)
+                nudged[index] = scaled(nudged[index], factor)
+                if self._again(nudged, exact) != decided:
+                    return 0.0
+        return math.inf
+
+    def _again(self, predictions: list[Prediction], exact: StepTrace) -> Any:
+        decoder = self._decoder(copy.deepcopy(self.module).double())
+        for trace in self.traces[:-1]:
+            decoder.step(follow=trace)
+        single = len(exact.eligible) == 1 and len(predictions) == 1
+        found = decoder._decide(predictions, single, exact.evaluated, exact.refresh)
+        return outcome_of(found)
 
     def _report(self, what: str, margin: float, tally: Tally) -> bool:
         line = f"{what}: relative margin {margin:.1e} in float64; {self.request}"
@@ -186,48 +183,105 @@ class Pair:
         """Put the engine where the reference stands; it must stand there if all was the same."""
         state, decoder = self.state, self.decoder
         canvas = pool.canvas[state.row]
-        stands = (canvas[: state.length].tolist(), *standing(state))
-        masked = {p for p, token in enumerate(decoder.canvas) if token == self.spec.mask_id}
-        should = (
-            decoder.canvas,
-            decoder.nfe,
-            decoder.done,
-            decoder._block,
-            decoder._step_of_block,
-            decoder._step_of_outer,
-            decoder._unmasked_steps,
-            decoder._committed_since_refresh,
-            decoder._exact,
-            masked,
+        if agreed and (ours := standing(state)) != (theirs := should_stand(decoder)):
+            tally.unexcused.append(f"{self.request}: stands at {ours} and not at {theirs}")
+        if agreed and canvas[: state.length].tolist() != decoder.canvas:
+            tally.unexcused.append(f"{self.request}: the canvas is {canvas.tolist()}")
+        canvas[: len(decoder.canvas)] = torch.tensor(decoder.canvas)
+        for name, value in should_stand(decoder).items():
+            setattr(state, name, value)
+        state._evaluation = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the engine did to one sequence in one evaluation."""
+
+    rows: tuple[int, ...]
+    offered: tuple[int, ...]
+    candidates: dict[int, int]
+    eligible: tuple[int, ...]
+    committed: set[int]
+    revised: set[int]
+    reopened: set[int]
+    writes: dict[int, int]
+    end: int | None
+    cut: int | None
+
+    @classmethod
+    def of(cls, state: DecodeState, outcome: StepOutcome, row: int) -> Found:
+        step = state.trace[-1]
+        if outcome.decisions is None:
+            return cls(step.rows, (), {}, (), set(), set(), set(), {}, None, None)
+        decided, rows = outcome.decisions, outcome.decisions.rows
+        places = rows.positions[row].tolist()
+
+        def where(flags: torch.Tensor) -> list[int]:
+            return [p for p, flag in zip(places, flags[row].tolist(), strict=True) if flag]
+
+        end = None if outcome.ends is None else outcome.ends[row]
+        cut = None if outcome.cuts is None else outcome.cuts[row]
+        return cls(
+            rows=step.rows,
+            offered=tuple(where(rows.offered)),
+            candidates=dict(zip(places, rows.ids[row].tolist(), strict=True)),
+            eligible=tuple(where(rows.eligible)),
+            committed=set(where(decided.committed)),
+            revised=set(where(decided.replaced)),
+            reopened=set(where(decided.reopened)),
+            writes=dict(zip(step.positions, step.tokens, strict=True)),
+            end=end,
+            cut=cut,
         )
-        if agreed and stands != should:
-            tally.unexcused.append(f"{self.request}: stands at {stands} and not at {should}")
-        canvas[: state.length] = torch.tensor(decoder.canvas)
-        state.nfe, state.done = decoder.nfe, decoder.done
-        state.block_index, state.step = decoder._block, decoder._step_of_block
-        state.outer_step, state.unmasked_steps = decoder._step_of_outer, decoder._unmasked_steps
-        state.committed, state.exact = decoder._committed_since_refresh, decoder._exact
-        state.masked, state._evaluation = masked, None
 
 
-def standing(state: DecodeState) -> tuple[Any, ...]:
-    return (
-        state.nfe,
-        state.done,
-        state.block_index,
-        state.step,
-        state.outer_step,
-        state.unmasked_steps,
-        state.committed,
-        state.exact,
-        state.masked,
+def outcome_of(trace: StepTrace) -> Any:
+    return trace.eligible, trace.committed, trace.revised, trace.reopened, trace.end, trace.cut
+
+
+def scaled(prediction: Prediction, factor: float) -> Prediction:
+    """A prediction that is `factor` times as doubtful."""
+    logits = prediction.logits.copy()
+    logits[prediction.candidate] -= math.log(factor)
+    return prediction.having(
+        tail_mass=prediction.tail_mass * factor,
+        doubt=prediction.doubt * factor,
+        logit=prediction.logit - math.log(factor),
+        logits=logits,
     )
 
 
-def committed_by(outcome: StepOutcome, row: int) -> dict[int, int]:
-    chosen = outcome.committed[row] | outcome.revised[row]
-    places, tokens = outcome.positions[row][chosen], outcome.ids[row][chosen]
-    return dict(zip(places.tolist(), tokens.tolist(), strict=True))
+def standing(state: DecodeState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in _SAME}
+
+
+def should_stand(decoder: ReferenceDecoder) -> dict[str, Any]:
+    found = {name: getattr(decoder, theirs) for name, theirs in _SAME.items()}
+    return found | {
+        "tokens": list(decoder.canvas),
+        "masked": set(decoder._masked()),
+        "length": len(decoder.canvas),
+        "blocks": list(decoder._blocks),
+    }
+
+
+_SAME = {
+    "nfe": "nfe",
+    "draws": "nfe",
+    "done": "done",
+    "block_index": "_block",
+    "step": "_step_of_block",
+    "outer_step": "_step_of_outer",
+    "unmasked_steps": "_unmasked_steps",
+    "committed": "_committed_since_refresh",
+    "since_refresh": "_since_refresh",
+    "exact": "_exact",
+    "was_masked": "_was_masked",
+    "tokens": "canvas",
+    "masked": "_was_masked",
+    "length": "nfe",
+    "blocks": "_blocks",
+}
 
 
 def opened(engine: Engine, requests: Sequence[Request]) -> tuple[Pool, list[DecodeState]]:
@@ -243,7 +297,7 @@ def opened(engine: Engine, requests: Sequence[Request]) -> tuple[Pool, list[Deco
         engine.device,
     )
     for state in states:
-        pool.admit(state, engine.spec.mask_id)
+        pool.admit(state)
     return pool, states
 
 
@@ -252,7 +306,7 @@ def finish(engine: Engine, requests: Sequence[Request]) -> tuple[list[list[int]]
     pool, states = opened(engine, requests)
     while engine.step(pool, states) is not None:
         pass
-    return [pool.response(state) for state in states], [state.nfe for state in states]
+    return [state.response for state in states], [state.nfe for state in states]
 
 
 def run(
@@ -272,42 +326,3 @@ def run(
         assert all(bool(cache.isfinite().all()) for cache in pool.caches.values())
     assert all(pair.decoder.done for pair in pairs.values())
     return tally
-
-
-def commit_margin(config: DecodingConfig, exact: StepTrace, progress: BlockProgress) -> float:
-    """The smallest relative change of a doubt or a threshold that changes what commits."""
-    policy: Any = config.commit
-    doubts = sorted(exact.doubts)
-
-    def gap(place: int) -> float:
-        """Between the rows at `place - 1` and `place`, surest first."""
-        if not 0 < place < len(doubts):
-            return math.inf
-        return relative(doubts[place - 1], doubts[place])
-
-    if policy.kind in ("quota", "timesteps"):
-        return gap(policy.count(progress))
-    if policy.kind == "threshold":
-        limit = (1 - policy.threshold) / policy.threshold
-        sure = sum(doubt <= limit for doubt in doubts)
-        return min([relative(doubt, limit) for doubt in doubts] + ([] if sure else [gap(1)]))
-    if policy.kind == "dynamic":
-        limit = (1 - policy.threshold) / policy.threshold
-        enough = sum(doubt < limit for doubt in doubts) >= policy.count(progress)
-        margin = min(relative(doubt, limit) for doubt in doubts)
-        return margin if enough else min(margin, gap(policy.count(progress)))
-    margins = []
-    taken = len(doubts)
-    for place in range(1, len(doubts)):
-        improbability, bound = 1 / (1 + 1 / doubts[place]), policy.factor / (place + 2)
-        margins.append(relative(improbability, bound))
-        if improbability > bound:
-            taken = place
-            break
-    return min([*margins, gap(taken)])
-
-
-def relative(one: float, other: float) -> float:
-    if one == other:
-        return 0.0
-    return abs(one - other) / max(abs(one), abs(other))

@@ -45,7 +45,7 @@ def decodes_as_the_reference(shape: str, backend: str) -> None:
 
 @pytest.mark.parametrize("shape", ROUTED)
 def test_a_step_holds_one_call_per_routed_layer(shape: str) -> None:
-    graph = compiled(shape).engine(backend="eager").programs.graph("greedy")
+    graph = compiled(shape).engine(backend="eager").package.graphs["greedy"]
     assert operators(graph)["dllmc.experts.sorted"] == ROUTED[shape]
 
 

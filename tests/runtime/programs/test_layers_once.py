@@ -56,7 +56,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def random_inputs(programs: InductorPrograms, plan: StepPlan) -> dict[str, Tensor]:
-    given = example_inputs(programs.graph(plan.statistics), plan, CPU)
+    given = example_inputs(programs.graph(plan), plan, CPU)
     given["tokens"].random_(90)
     given["key_limit"].fill_(plan.slots)
     given["temperature"].fill_(0.7)

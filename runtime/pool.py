@@ -1,0 +1,103 @@
+"""Canvases, caches and what policies remember, of the sequences that are decoded together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from dllmc.policies.rows import Remembered
+    from dllmc.runtime.state import DecodeState
+
+
+@dataclass
+class Pool:
+    """Canvases and caches of up to `capacity` sequences.
+
+    Attributes:
+        canvas: `[capacity, slots + 1]` int64 token ids; the last position is scratch.
+        caches: `[capacity, G, slots + 1, D]` per cache input; slot `slots` is scratch.
+        carried: Candidate, logit and tail mass `[3, capacity]` float64 of the first position of
+            each sequence's block, as the last refresh predicted them.
+        slots: Cache slots per sequence.
+        memory: What policies remember, by name and shape of an entry: `[capacity, slots + 1, ...]`,
+            or `[capacity, ...]` where it is per sequence.
+    """
+
+    canvas: Tensor
+    caches: dict[str, Tensor]
+    carried: Tensor
+    slots: int
+    members: list[DecodeState] = field(default_factory=list)
+    memory: dict[tuple[str, Remembered], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def allocate(
+        cls,
+        capacity: int,
+        slots: int,
+        shapes: Mapping[str, tuple[int, int]],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Pool:
+        """A pool of zeros; caches must be finite, since NaN leaks through masked slots."""
+        caches = {
+            name: torch.zeros(capacity, groups, slots + 1, width, dtype=dtype, device=device)
+            for name, (groups, width) in shapes.items()
+        }
+        canvas = torch.zeros(capacity, slots + 1, dtype=torch.int64, device=device)
+        carried = torch.zeros(3, capacity, dtype=torch.float64, device=device)
+        return cls(canvas, caches, carried, slots)
+
+    def admit(self, state: DecodeState) -> None:
+        """Lay out the canvas of `state` in the next free row."""
+        state.row = len(self.members)
+        self.members.append(state)
+        self.canvas[state.row, : state.length] = torch.tensor(state.tokens)
+        for name, entry in remembered(state).items():
+            self._remember(name, entry)
+
+    def recall(self, state: DecodeState, rows: Tensor, positions: Tensor) -> dict[str, Tensor]:
+        """What the policies of `state` remember of sequences `rows` `[N]`, by name.
+
+        Per position at `positions` `[N, L]`: `[N, L, ...]`; per sequence `[N, ...]`.
+        """
+        return {
+            name: self.memory[name, entry][
+                (rows[:, None], positions) if entry.per == "position" else rows
+            ]
+            for name, entry in remembered(state).items()
+        }
+
+    def keep(
+        self, state: DecodeState, rows: Tensor, positions: Tensor, memory: Mapping[str, Tensor]
+    ) -> None:
+        """Put back what `recall` gave, changed."""
+        for name, entry in remembered(state).items():
+            place = (rows[:, None], positions) if entry.per == "position" else rows
+            self.memory[name, entry][place] = memory[name]
+
+    def _remember(self, name: str, entry: Remembered) -> None:
+        if (name, entry) in self.memory:
+            return
+        places = (self.slots + 1,) if entry.per == "position" else ()
+        self.memory[name, entry] = torch.full(
+            (len(self.canvas), *places, *entry.shape),
+            entry.fill,
+            dtype=getattr(torch, entry.dtype),
+            device=self.canvas.device,
+        )
+
+
+def remembered(state: DecodeState) -> dict[str, Remembered]:
+    """What the policies of `state` remember, by name."""
+    found: dict[str, Remembered] = {}
+    for policy in state.config.policies:
+        found |= policy.remembers(state.spec)
+    return found
