@@ -74,7 +74,8 @@ class Policy(Checked):
     Attributes:
         axis: That it stands on.
         traits: What others may exclude it for, beside its name `axis.kind`.
-        excludes: Why it does not go together with policies, by their trait or `axis.kind`.
+        excludes: Why it does not go together with policies, by their trait or `axis.kind`, or
+            with a `temperature` over 0.
     """
 
     axis: ClassVar[str]
@@ -92,6 +93,11 @@ class Policy(Checked):
         """Its traits as it is configured, and its name."""
         return self.traits | {f"{self.axis}.{self.kind}"}
 
+    @property
+    def exclusions(self) -> Mapping[str, str]:
+        """What it excludes as it is configured."""
+        return self.excludes
+
     def remembers(self, spec: DenoiserSpec) -> dict[str, Remembered]:
         """What it keeps between evaluations, by name; names begin with its axis and a dot."""
         del spec
@@ -106,8 +112,12 @@ class Policy(Checked):
         """Raise `ConfigError` if it cannot decode the denoiser that `spec` describes."""
 
     def structure(self) -> tuple[object, ...]:
-        """What sequences that are evaluated together must have in common."""
-        fields = (getattr(self, name) for name, knob in self.knobs().items() if knob.structural)
+        """What sequences that are evaluated together must have in common.
+
+        All fields but the knobs that are values.
+        """
+        values = {name for name, knob in self.knobs().items() if not knob.structural}
+        fields = (getattr(self, name) for name in type(self).model_fields if name not in values)
         return type(self), *fields
 
     @classmethod

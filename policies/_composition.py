@@ -11,6 +11,6 @@ if TYPE_CHECKING:
 def conflict(one: Policy, other: Policy) -> str | None:
     """Why two policies do not go together, or None if they do."""
     for policy, against in ((one, other), (other, one)):
-        for name in sorted(against.properties & policy.excludes.keys()):
-            return policy.excludes[name]
+        for name in sorted(against.properties & policy.exclusions.keys()):
+            return policy.exclusions[name]
     return None

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 Memory = dict[str, Any]
 """What the oracles of one sequence remember: a plain dictionary of their own making."""
 
+_NOT_ODDS = "doubt that is no odds"
+_NEEDS_ODDS = (
+    "it compares probabilities, and this score has none; use `commit.kind`='quota', 'timesteps', "
+    "'entropy' or 'entropy_bound'"
+)
+
 
 class Schedule(Policy):
     """Which rows may commit, as blocks decoded one after the other.
@@ -105,6 +111,10 @@ class Score(Policy):
     axis: ClassVar[str] = "score"
     odds: ClassVar[bool] = True
 
+    @property
+    def properties(self) -> frozenset[str]:
+        return super().properties | (frozenset() if self.odds else {_NOT_ODDS})
+
     @abstractmethod
     def judge(self, rows: Rows, values: Mapping[str, Tensor]) -> Rows:
         """`rows` with their `doubt`; candidates and memory may change too."""
@@ -127,6 +137,11 @@ class Commit(Policy):
     axis: ClassVar[str] = "commit"
     may_wait: ClassVar[bool] = False
     needs_odds: ClassVar[bool] = False
+
+    @property
+    def exclusions(self) -> Mapping[str, str]:
+        own = {_NOT_ODDS: _NEEDS_ODDS} if self.needs_odds else {}
+        return {**self.excludes, **own}
 
     @abstractmethod
     def select(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
@@ -180,6 +195,11 @@ class Refreshing(Cache):
     refresh_every: int | None = None
     refresh_commits: Literal["auto", "policy", "first"] = "auto"
     window_first: Literal["self", "carried"] = "self"
+
+    @property
+    def properties(self) -> frozenset[str]:
+        carries = {"carries"} if self.window_first == "carried" else set[str]()
+        return super().properties | carries
 
     @abstractmethod
     def window(self, block: tuple[int, int], reach: int) -> tuple[int, int]:

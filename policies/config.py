@@ -85,6 +85,12 @@ class DecodingConfig(Checked):
                     f"`{one.axis}.kind`={one.kind!r} and `{other.axis}.kind`={other.kind!r} do "
                     f"not go together: {reason}"
                 )
+        for policy in self.policies if self.temperature > 0 else ():
+            if "temperature" in policy.exclusions:
+                raise ValueError(
+                    f"`{policy.axis}.kind`={policy.kind!r} and `temperature`={self.temperature:g} "
+                    f"do not go together: {policy.exclusions['temperature']}"
+                )
         return self
 
     @property
