@@ -51,17 +51,23 @@ def commit_oracle(
 
 
 def surest_first(rows: Sequence[Prediction]) -> list[int]:
-    """Indices of `rows` by doubt; ties go to the lowest."""
-    return sorted(range(len(rows)), key=lambda index: (rows[index].doubt, index))
+    """Indices of `rows` by doubt, or by the order that they have; ties go to the lowest."""
+    keys = [row.doubt if row.order is None else row.order for row in rows]
+    return sorted(range(len(rows)), key=lambda index: (keys[index], index))
 
 
 def rank(rows: Rows) -> Tensor:
     """Place of each row, `[N, L]` int64, surest first; ineligible rows come last."""
-    ordered = _eligible_first(rows).argsort(dim=-1, stable=True)
-    return ordered.argsort(dim=-1)
+    return ordered(rows).argsort(dim=-1)
+
+
+def ordered(rows: Rows) -> Tensor:
+    """The row at each place, `[N, L]` int64: the inverse of `rank`."""
+    return _eligible_first(rows).argsort(dim=-1, stable=True)
 
 
 def _eligible_first(rows: Rows) -> Tensor:
-    """Doubts to order by: an eligible row may have infinite doubt and yet comes first."""
-    finite = rows.doubt.clamp(max=torch.finfo(rows.doubt.dtype).max)
+    """What to order by: an eligible row may have infinite doubt and yet comes first."""
+    keys = rows.doubt if rows.order is None else rows.order
+    finite = keys.clamp(max=torch.finfo(keys.dtype).max)
     return torch.where(rows.eligible, finite, torch.inf)

@@ -48,6 +48,7 @@ class Rows:
         single: `[N]` bool, offered one row alone, which then commits.
         waits: `[N]` bool, may commit nothing.
         counters: `[N, 3]` int64: seed, stream and evaluations before this one, for noise.
+        order: `[N, L]`, what rows come first by, lower first, where that is not the doubt.
         extra: Statistics that policies have asked for, by name: `entropy` and `second` (the
             logit of the next best token) `[N, L]`, `top_ids` and `top_logits` `[N, L, k]`,
             `gathered` `[N, L, k]`, and `all` logits `[N, L, V]`.
@@ -67,6 +68,7 @@ class Rows:
     single: Tensor
     waits: Tensor
     counters: Tensor
+    order: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -95,6 +97,8 @@ class Prediction:
         doubt: What the score makes of it.
         logits: `[V]` float64, without noise.
         counters: Seed, stream and evaluations before this one, for noise.
+        order: What rows come first by, lower first, where that is not the doubt.
+        mask_id: Of the denoiser.
     """
 
     position: int
@@ -107,6 +111,8 @@ class Prediction:
     doubt: float
     logits: NDArray[np.float64]
     counters: tuple[int, int, int] = (0, 0, 0)
+    order: float | None = None
+    mask_id: int | None = None
 
     def having(self, **changes: Any) -> Prediction:
         """A copy with some fields changed."""

@@ -107,4 +107,5 @@ def predict(
         doubt=tail_mass,
         logits=logits,
         counters=counters,
+        mask_id=spec.mask_id,
     )
