@@ -117,6 +117,16 @@ def read_dtype(name: str | None) -> torch.dtype | None:
     return dtype
 
 
+def check_folder(option: str, path: str | None) -> None:
+    """Find out before the work whether `path` of `option` can be written at all.
+
+    Raises:
+        UsageError: It stands in no folder.
+    """
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise UsageError(f"`{option}`={path!r} stands in no folder that exists; make it first")
+
+
 def response_length(engine: Engine) -> int:
     """Length of a response where nothing else is said."""
     slots = engine.spec.prompt_slots

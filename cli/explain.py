@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dllmc.cli import _machine
 from dllmc.cli._console import output, print_json, say, table
-from dllmc.cli._subject import is_artifact
+from dllmc.cli._subject import check_folder, is_artifact
 from dllmc.cli.compile import compile_with_progress, pass_table
 from dllmc.spec import StepPlan, UsageError, nearest
 
@@ -97,8 +96,7 @@ def _check(subject: str, graph: str | None, html: str | None) -> None:
             f"`{subject}` is an artifact and holds the graph after the passes alone; give the "
             "model for the graph before them"
         )
-    if html is not None and not Path(html).absolute().parent.is_dir():
-        raise UsageError(f"`--html`={html!r} stands in no folder that exists; make it first")
+    check_folder("--html", html)
 
 
 def _of_artifact(path: str) -> Found:

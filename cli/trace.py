@@ -2,145 +2,154 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Annotated
+import json as json_text
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from dllmc.cli import _decode
-from dllmc.cli._config import HELP
-from dllmc.cli._console import output, print_json, table
+from dllmc.cli._config import AUTO, HELP
+from dllmc.cli._console import print_json, say
 from dllmc.cli._decode import Request
+from dllmc.cli._subject import check_folder
 from dllmc.cli.generate import print_choice
 from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
     from dllmc.cli._decode import Decoded
-    from dllmc.runtime.state import CommitEvent
-
-# From early to late; the 256-colour codes of a terminal.
-_HEAT = (21, 27, 33, 39, 45, 49, 118, 190, 220, 214, 208, 202, 196)
+    from dllmc.runtime import Trace
 
 
 def command(
-    art: Annotated[str, typer.Argument(metavar="ART", help="An artifact, or a model.")],
-    prompt: Annotated[str | None, typer.Argument()] = None,
+    subject: Annotated[
+        str, typer.Argument(metavar="ART|FILE", help="An artifact, a model, or a saved trace.")
+    ],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PROMPT|FILE]", help="What to decode; or a trace to compare FILE with."
+        ),
+    ] = None,
     token_ids: Annotated[
         str | None, typer.Option("--token-ids", help="The prompt as ids: 5,17,3.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
-    config: Annotated[str, typer.Option(help=HELP)] = "auto",
+    config: Annotated[str | None, typer.Option(help=HELP, show_default="auto")] = None,
     task: Annotated[str | None, typer.Option(help="Whose records to look for.")] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep the trace as JSON lines.")
+    ] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="PAGE", help="Write it as one page with a slider.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Decode PROMPT and show which token was committed at which evaluation."""
+    """Decode PROMPT and show which token was committed at which evaluation.
+
+    With a FILE that --save wrote, show that; with two, compare them and exit with 1 if they
+    differ.
+    """
+    check_folder("--save", save)
+    check_folder("--html", html)
+    options = {
+        "--token-ids": token_ids,
+        "--max-new-tokens": max_new_tokens,
+        "--config": config,
+        "--task": task,
+        "--backend": backend,
+        "--db": db,
+    }
+    if _is_file(subject):
+        _refuse(subject, options)
+        if prompt is not None:
+            _refuse(subject, {"--save": save, "--html": html}, "of one trace and not of two")
+            raise typer.Exit(_compare(subject, prompt, json))
+        _refuse(subject, {"--save": save}, "for a decode, and this is saved")
+        trace, decoded = _load(subject), None
+    else:
+        decoded = _decoded(subject, prompt, options)
+        trace = decoded.traces[0]
+    _write(trace, save, html)
+    if json:
+        print_json(_json(trace, decoded))
+        return
+    _show(trace, decoded)
+    for path in filter(None, (save, html)):
+        say(f"wrote {path}")
+
+
+def _is_file(subject: str) -> bool:
+    """Whether `subject` is a saved trace: artifacts and checkpoints are folders."""
+    return subject.endswith(".jsonl") or Path(subject).is_file()
+
+
+def _refuse(subject: str, options: dict[str, Any], why: str = "for a decode") -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"`{name}` is {why}, and `{subject}` is a saved trace; leave it out")
+
+
+def _load(path: str) -> Trace:
+    from dllmc.runtime import Trace
+
+    return Trace.load(path)
+
+
+def _compare(one: str, other: str, as_json: bool) -> int:
+    from dllmc.cli._trace_compare import Comparison
+
+    comparison = Comparison((one, other), (_load(one), _load(other)))
+    if as_json:
+        print_json(comparison.as_json())
+    else:
+        comparison.show()
+    return int(comparison.difference is not None)
+
+
+def _decoded(subject: str, prompt: str | None, options: dict[str, Any]) -> Decoded:
+    token_ids = options["--token-ids"]
     given: list[str | list[int]] = [] if prompt is None else [prompt]
     given += [] if token_ids is None else [_decode.read_ids(token_ids)]
     if len(given) > 1:
         raise UsageError("give PROMPT or --token-ids, not both; one decode is traced at a time")
     request = Request(
-        subject=art,
+        subject=subject,
         prompts=given,
-        config=config,
-        task=task,
-        max_new_tokens=max_new_tokens,
-        backend=backend,
-        database=db,
+        config=options["--config"] or AUTO,
+        task=options["--task"],
+        max_new_tokens=options["--max-new-tokens"],
+        backend=options["--backend"],
+        database=options["--db"],
     )
-    decoded = _decode.run(request)
-    events: Sequence[CommitEvent] = decoded.traces[0]
-    start = min(position for event in events for position in event.positions)
-    if json:
-        print_json(_json(decoded, events, start))
+    return _decode.run(request)
+
+
+def _write(trace: Trace, save: str | None, html: str | None) -> None:
+    if save is not None:
+        trace.save(save)
+    if html is not None:
+        from dllmc.artifact import write_atomically
+        from dllmc.cli._trace_page import page
+
+        write_atomically(Path(html), page(trace))
+
+
+def _json(trace: Trace, decoded: Decoded | None) -> dict[str, object]:
+    _, *steps = trace.lines()
+    found: dict[str, object] = {"tokens": trace.tokens, "nfe": len(trace)}
+    if decoded is not None:
+        found |= {"record": decoded.choice.record, "match": decoded.choice.match}
+    return found | {"response_start": trace.response_start, "trace": steps}
+
+
+def _show(trace: Trace, decoded: Decoded | None) -> None:
+    from dllmc.cli import _trace_view, _trace_words
+
+    _trace_view.show(trace)
+    if decoded is not None:
+        print_choice(decoded.choice)
         return
-    console = output()
-    console.print(_events(decoded, events, start))
-    console.print("\nthe response, coloured and numbered by evaluation:")
-    console.print(_strip(decoded, events))
-    print_choice(decoded.choice)
-
-
-def _json(decoded: Decoded, events: Sequence[CommitEvent], start: int) -> dict[str, object]:
-    steps = [
-        {
-            "nfe": event.nfe,
-            "rows": list(event.rows),
-            "positions": list(event.positions),
-            "tokens": list(event.tokens),
-        }
-        for event in events
-    ]
-    return {
-        "tokens": decoded.tokens[0],
-        "nfe": decoded.nfe[0],
-        "record": decoded.choice.record,
-        "match": decoded.choice.match,
-        "response_start": start,
-        "trace": steps,
-    }
-
-
-def _events(decoded: Decoded, events: Sequence[CommitEvent], start: int) -> Table:
-    found = table("evaluation", "rows", "committed", "at", "tokens", right=("rows", "committed"))
-    for event in events:
-        places = [position - start for position in event.positions]
-        found.add_row(
-            str(event.nfe),
-            str(event.rows[1] - event.rows[0]),
-            str(len(event.positions)),
-            _ranges(places),
-            Text(_words(decoded, event.tokens), overflow="ellipsis", no_wrap=True),
-        )
-    return found
-
-
-def _strip(decoded: Decoded, events: Sequence[CommitEvent]) -> Text:
-    when = {
-        position: (event.nfe, token)
-        for event in events
-        for position, token in zip(event.positions, event.tokens, strict=True)
-    }
-    last, strip = events[-1].nfe, Text()
-    # What stands after the end is not part of the response.
-    shown = sorted(when.items())[: len(decoded.tokens[0])]
-    for _, (nfe, token) in shown:
-        heat = _HEAT[(nfe - 1) * (len(_HEAT) - 1) // max(last - 1, 1)]
-        strip.append(_piece(decoded, token).strip() or "␣", style=f"black on color({heat})")
-        strip.append(f"{nfe} ", style="dim")
-    return strip
-
-
-def _words(decoded: Decoded, tokens: Sequence[int]) -> str:
-    """The tokens as text; one that repeats once, with its count."""
-    found = []
-    for token, repeated in itertools.groupby(tokens):
-        count = len(list(repeated))
-        word = _piece(decoded, token).strip() or "␣"
-        found.append(word if count == 1 else f"{word} ×{count}")
-    return " ".join(found)
-
-
-def _piece(decoded: Decoded, token: int) -> str:
-    tokenizer = decoded.engine.package.tokenizer
-    if tokenizer is None:
-        return str(token)
-    text: str = tokenizer.decode([token], skip_special_tokens=False)
-    return text
-
-
-def _ranges(places: Sequence[int]) -> str:
-    """`0-3 7` for 0, 1, 2, 3, 7."""
-    found: list[list[int]] = []
-    for place in sorted(places):
-        if found and place == found[-1][-1] + 1:
-            found[-1].append(place)
-        else:
-            found.append([place])
-    return " ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in found)
+    say(f"{_trace_words.summary(trace)}; {json_text.dumps(trace.config, ensure_ascii=False)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +11,7 @@ from dllmc.runtime import _trace_difference, _trace_file
 from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dllmc.runtime._trace_difference import ConfidenceGap, TraceDifference
@@ -42,6 +41,11 @@ class TraceStep:
     revised: tuple[int, ...] = ()
     plan: str = ""
     seconds: float = 0.0
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The rows as spans `[start, end)`."""
+        return _trace_file.spans(self.rows)
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,6 @@ class Trace:
         last = max((p for step in self.steps for p in step.positions), default=-1)
         return max(self.response_start + self.response_length, last + 1)
 
-    def with_pieces(self, piece_of: Callable[[int], str]) -> Trace:
-        """The same trace, with the text of every token that occurs."""
-        return dataclasses.replace(self, pieces={token: piece_of(token) for token in self.ids})
-
     def canvases(self) -> Iterator[tuple[int, ...]]:
         """The canvas before the first step, then after each."""
         canvas = [*self.prompt, *[self.mask_id] * (self.length - len(self.prompt))]
@@ -134,8 +134,12 @@ class Trace:
         """The first confidence that is off by more than `tolerance`, while decisions agree."""
         return _trace_difference.confidence_gap(self, other, tolerance)
 
+    def lines(self) -> list[dict[str, Any]]:
+        """A header and every step as JSON values, rows as spans `[start, end)`."""
+        return _trace_file.lines_of(self)
+
     def save(self, path: str | Path) -> None:
-        """Write JSON lines to `path`, whole or not at all: a header, then a line per step."""
+        """Write `lines` to `path` as JSON, whole or not at all."""
         _trace_file.write(path, self)
 
     @classmethod

@@ -1,9 +1,7 @@
-"""`explain`, `trace`, `bench` and `doctor`."""
+"""`explain`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 from typing import TYPE_CHECKING
 
@@ -117,47 +115,6 @@ def test_explain_refuses_what_it_cannot_show(
     assert (ran.status, ran.out) == (2, "")
     assert message in ran.err
     assert not (tmp_path / "page.html").exists()
-
-
-def test_trace_shows_every_token_once_with_its_evaluation(dllmc: Callable, artifact: Path) -> None:
-    config = json.dumps(
-        {
-            "schedule": {"kind": "blocks", "block_length": 4},
-            "commit": {"kind": "quota", "steps": 4},
-            "stop": {"kind": "length"},
-        }
-    )
-    arguments = ("trace", artifact, "sort: a", "--max-new-tokens", 8, "--config", config)
-    found = dllmc(*arguments, "--json").json
-    assert found["response_start"] == 32
-    assert [step["nfe"] for step in found["trace"]] == [1, 2, 3, 4]
-    assert [step["rows"] for step in found["trace"]] == [[0, 40], [32, 36], [0, 40], [36, 40]]
-    assert [len(step["tokens"]) for step in found["trace"]] == [2, 2, 2, 2]
-    tokens = {
-        position: token
-        for step in found["trace"]
-        for position, token in zip(step["positions"], step["tokens"], strict=True)
-    }
-    assert [tokens[position] for position in range(32, 40)] == found["tokens"]
-
-    shown = dllmc(*arguments).out.splitlines()
-    assert shown[0].split() == ["evaluation", "rows", "committed", "at", "tokens"]
-    assert [line.split()[:3] for line in shown[1:5]] == [
-        ["1", "40", "2"],
-        ["2", "4", "2"],
-        ["3", "40", "2"],
-        ["4", "4", "2"],
-    ]
-
-
-def test_trace_counts_a_token_that_repeats(dllmc: Callable, artifact: Path) -> None:
-    config = '{"commit": {"kind": "quota", "steps": 1}, "stop": {"kind": "length"}}'
-    arguments = ("trace", artifact, "a", "--max-new-tokens", 6, "--config", config)
-    tokens = dllmc(*arguments, "--json").json["tokens"]
-    runs = 1 + sum(a != b for a, b in itertools.pairwise(tokens))
-    row = dllmc(*arguments).out.splitlines()[1]
-    assert row.split()[:4] == ["1", "38", "6", "0-5"]
-    assert sum(int(n) - 1 for n in re.findall(r" ×(\d+)", row)) == 6 - runs
 
 
 def test_bench_times_three_configurations_in_every_round(dllmc: Callable, artifact: Path) -> None:

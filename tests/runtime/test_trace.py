@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllmc.runtime import Trace, TraceStep
-from dllmc.runtime._trace_file import spans
 from dllmc.spec import TraceError, UsageError
 
 if TYPE_CHECKING:
@@ -86,9 +85,8 @@ def test_a_prompt_that_does_not_end_where_the_response_starts_is_refused() -> No
         a_trace(response_start=3)
 
 
-def test_pieces_are_of_the_tokens_that_occur() -> None:
-    trace = a_trace().with_pieces("<{}>".format)
-    assert trace.pieces == {i: f"<{i}>" for i in (1, 2, 5, 6, 7, 8, 9)}
+def test_ids_are_of_all_tokens_that_occur() -> None:
+    assert a_trace().ids == [1, 2, 5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("pieces", [None, {1: "<&\"'\n\r\u2028\\>", 7: "é 🙂"}])
@@ -131,7 +129,7 @@ def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(tmp_path: Path) -
 
 @given(st.lists(st.integers(0, 30)))
 def test_spans_stand_for_the_rows_they_were_made_of(rows: list[int]) -> None:
-    found = spans(rows)
+    found = TraceStep(1, tuple(rows), (), (), ()).spans
     assert [row for start, end in found for row in range(start, end)] == rows
     assert all(one[1] != other[0] for one, other in itertools.pairwise(found))
 
