@@ -59,7 +59,10 @@ class Schedule(Policy):
         raise NotImplementedError
 
     def end(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
-        """Canvas position before which the block ends, `[N]` int64, from its first evaluation."""
+        """Canvas position before which the block ends, `[N]` int64, from its first evaluation.
+
+        It is asked in later ones too, where it must not end the block sooner.
+        """
         raise NotImplementedError
 
     def end_oracle(self, rows: Sequence[Prediction], progress: BlockProgress) -> int:
@@ -84,7 +87,8 @@ class Belief(Policy):
         """Tokens that are mixed in a row; 0 feeds token ids as they are.
 
         A policy with a width keeps `belief.ids` `[N, L, width]` and `belief.weights` in memory,
-        which the next evaluation is fed with at masked rows.
+        which the next evaluation is fed with at masked rows; weights that are all 0, as at the
+        start, feed the mask.
         """
         return 0
 

@@ -53,6 +53,7 @@ class Rows:
             logit of the next best token) `[N, L]`, `top_ids` and `top_logits` `[N, L, k]`,
             `gathered` `[N, L, k]`, and `all` logits `[N, L, V]`.
         memory: What policies remember, by name: `[N, L, ...]`, or `[N, ...]` per sequence.
+        vocab_size: Of the denoiser.
     """
 
     mask_id: int
@@ -71,6 +72,7 @@ class Rows:
     order: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    vocab_size: int = 0
 
     def having(self, **changes: Any) -> Rows:
         """A copy with some fields changed."""

@@ -22,6 +22,7 @@ class BlockProgress:
             block-causal attention holds its end.
         offset: Start of the block, counted from the response's.
         response: Positions of the whole response.
+        evaluations: Steps of the whole response before this one.
     """
 
     step: int
@@ -31,6 +32,7 @@ class BlockProgress:
     length: int = 0
     offset: int = 0
     response: int = 0
+    evaluations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Standing:
         prompt: Positions of the prompt.
         masked: Masked positions of the canvas.
         was_masked: Those that were masked before the last evaluation; all at first.
+        evaluations: Steps of the whole response before this one.
     """
 
     block: tuple[int, int]
@@ -82,6 +85,7 @@ class Standing:
     prompt: int = 0
     masked: frozenset[int] = frozenset()
     was_masked: frozenset[int] = frozenset()
+    evaluations: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dllmc.policies.standing import BlockProgress, Standing
 from dllmc.reference.evaluation import Evaluator, predict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -137,6 +137,7 @@ class ReferenceDecoder:
             length=self._current.length,
             offset=start - self._response_start,
             response=len(self.canvas) - self._response_start,
+            evaluations=self.nfe,
         )
 
     def step(self, follow: StepTrace | None = None) -> StepTrace:
@@ -148,7 +149,7 @@ class ReferenceDecoder:
         """
         rows, offered, refresh = self.config.cache.oracle(self._standing(), self.spec)
         single = len(offered) == 1
-        if single and self._opening:
+        if single and self._opens(rows):
             offered = set(range(*self._current.span))
         logits = self._evaluator.logits(self.canvas, rows, self._mixtures)
         found = [self._predict(logits, p, rows, refresh) for p in sorted(offered)]
@@ -160,9 +161,11 @@ class ReferenceDecoder:
     def _current(self) -> Block:
         return self._blocks[self._block]
 
-    @property
-    def _opening(self) -> bool:
-        return self.config.schedule.adapts and self._step_of_block == 0
+    def _opens(self, rows: Collection[int]) -> bool:
+        """Whether evaluating `rows` decides where the block ends."""
+        # Appending a finished block shows nothing of the next.
+        begins = self._step_of_block == 0 and max(rows) >= self._current.outer[0]
+        return self.config.schedule.adapts and begins
 
     def _masked(self) -> frozenset[int]:
         return frozenset(p for p, token in enumerate(self.canvas) if token == self.spec.mask_id)
@@ -183,6 +186,7 @@ class ReferenceDecoder:
             prompt=self._response_start,
             masked=self._masked(),
             was_masked=self._was_masked,
+            evaluations=self.nfe,
         )
 
     def _remaining(self) -> int:
@@ -212,7 +216,7 @@ class ReferenceDecoder:
         """What the policies make of the predictions; the order of their rules."""
         config, memory, progress = self.config, self._memory, self.progress
         judged = config.score.oracle(found, progress, memory["score"])
-        end = config.schedule.end_oracle(judged, progress) if self._opening else None
+        end = config.schedule.end_oracle(judged, progress) if self._opens(evaluated) else None
         eligible = [r for r in judged if r.masked and (end is None or r.position < end)]
         if single:
             eligible = [row for row in eligible if row.position == judged[0].position]

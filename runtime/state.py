@@ -115,12 +115,18 @@ class DecodeState:
             length=self.current.length,
             offset=start - self.response_start,
             response=self.length - self.response_start,
+            evaluations=self.draws,
         )
 
     @property
     def opening(self) -> bool:
         """Whether the next evaluation decides where the block ends."""
-        return self.config.schedule.adapts and self.step == 0
+        return self._opens(self.evaluation())
+
+    def _opens(self, evaluation: Evaluation) -> bool:
+        # One that only appends a finished block sees nothing of the next.
+        sees = evaluation.rows[-1] >= self.current.outer[0]
+        return self.config.schedule.adapts and self.step == 0 and sees
 
     @property
     def standing(self) -> Standing:
@@ -140,13 +146,14 @@ class DecodeState:
             prompt=self.response_start,
             masked=frozenset(self.masked),
             was_masked=self.was_masked,
+            evaluations=self.draws,
         )
 
     def evaluation(self) -> Evaluation:
         """What to evaluate next."""
         if self._evaluation is None:
             found = self.config.cache.evaluate(self.standing, self.spec)
-            if self.opening and len(found.head) == 1:
+            if self._opens(found) and len(found.head) == 1:
                 # The schedule must see the whole window, whatever may commit.
                 window = range(*self.current.span)
                 found = dataclasses.replace(found, head=window, first_only=True)
@@ -159,7 +166,7 @@ class DecodeState:
 
     def branches(self) -> int:
         """Canvases that the next evaluation evaluates at once."""
-        if len(self.evaluation().head) < 2 or self.evaluation().first_only:
+        if len(self.evaluation().head) < 2 or self.evaluation().first_only or self.opening:
             return 1
         room = self.config.cache.room(self.standing)
         return self.config.verify.branches(room, self.remaining)

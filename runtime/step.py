@@ -67,7 +67,7 @@ def evaluate(
         return StepOutcome(plan, states, None)
     found = named_statistics(plan, statistics)
     if spec.logit_shift:
-        _carry(pool, group, found)
+        _carry(spec, pool, group, found)
     rows = _rows(spec, pool, group, found)
     eos = torch.tensor(spec.eos_ids, device=rows.ids.device, dtype=torch.int64)
     decisions = decide(states[0].config, rows, _values(group), eos)
@@ -109,11 +109,12 @@ def _policy_inputs(pool: Pool, group: Group, spec: DenoiserSpec) -> dict[str, Te
     found: dict[str, Tensor] = {}
     first = group.states[0]
     if first.config.belief.width:
-        # Memory of every evaluated row; those that are not masked are what they are.
+        # Memory of every evaluated row; those that are not masked, or that nothing has been
+        # remembered of, are what they are.
         memory = pool.recall(first, group.rows, group.positions)
         tokens = pool.canvas[group.rows[:, None], group.positions]
         ids, weights = memory["belief.ids"].clone(), memory["belief.weights"].clone()
-        decided = (tokens != spec.mask_id) | ~group.evaluated
+        decided = (tokens != spec.mask_id) | ~group.evaluated | (weights == 0).all(-1)
         ids[..., 0] = torch.where(decided, tokens, ids[..., 0])
         alone = torch.zeros_like(weights)
         alone[..., 0] = 1
@@ -144,18 +145,23 @@ def _rows(spec: DenoiserSpec, pool: Pool, group: Group, found: Mapping[str, Tens
         counters=group.counters,
         extra={name: value for name, value in found.items() if name not in _BASIC},
         memory=pool.recall(group.states[0], group.rows, group.head),
+        vocab_size=spec.vocab_size,
     )
 
 
-def _carry(pool: Pool, group: Group, found: dict[str, Tensor]) -> None:
+def _carry(spec: DenoiserSpec, pool: Pool, group: Group, found: dict[str, Tensor]) -> None:
     """Remember what a refresh predicts for a block's first position, or put it back in a window.
 
     Only where the configuration asks for it: published loops let the first row predict itself.
     """
     caches = [state.config.cache for state in group.states]
-    wanted = [getattr(cache, "window_first", "self") == "carried" for cache in caches]
-    if not any(wanted):
+    carry = [getattr(cache, "window_first", "self") == "carried" for cache in caches]
+    if not any(carry):
         return
+    wanted = [
+        carries and e.head[0] - spec.logit_shift not in e.rows
+        for carries, e in zip(carry, group.evaluations, strict=True)
+    ]
     device, rows = group.rows.device, group.rows
     renewed = torch.tensor([evaluation.refresh for evaluation in group.evaluations], device=device)
     fresh = torch.stack([found[name][:, 0].double() for name in _BASIC])
