@@ -28,7 +28,7 @@ def command(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROMPT|FILE]", help="What to decode; or a trace to compare FILE with."
+            metavar="PROMPT|FILE", help="What to decode; or a trace to compare FILE with."
         ),
     ] = None,
     token_ids: Annotated[
@@ -49,8 +49,7 @@ def command(
 ) -> None:
     """Decode PROMPT and show which token was committed at which evaluation.
 
-    With a FILE that --save wrote, show that; with two, compare them and exit with 1 if they
-    differ.
+    Of a FILE that --save wrote, show that; of two, say where they differ first, and exit with 1.
     """
     check_folder("--save", save)
     check_folder("--html", html)
