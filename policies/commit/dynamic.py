@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from dllmc.policies.rows import Prediction, Rows
     from dllmc.policies.standing import BlockProgress
-
     from dllmc.spec import DenoiserSpec
 
 
@@ -37,6 +36,11 @@ class Dynamic(Commit):
     kind: Literal["dynamic"] = "dynamic"
     threshold: float = knob(0.95, gt=0, le=1, low=0.3, high=0.995, lossy=True)
     steps: int | None = knob(None, gt=0, low=1, high=64, scale="log", lossy=True)
+
+    @property
+    def properties(self) -> frozenset[str]:
+        plans = set() if self.steps is None else {"plans_block"}
+        return super().properties | plans
 
     def count(self, progress: BlockProgress) -> int:
         """The quota of this evaluation."""

@@ -28,6 +28,11 @@ class Quota(Commit):
     kind: Literal["quota"] = "quota"
     steps: int | None = knob(None, gt=0, low=1, high=1024, scale="log", lossy=True)
 
+    @property
+    def properties(self) -> frozenset[str]:
+        plans = set() if self.steps is None else {"plans_block"}
+        return super().properties | plans
+
     def count(self, progress: BlockProgress) -> int:
         """Tokens to commit in this evaluation."""
         if self.steps is None:

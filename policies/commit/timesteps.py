@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from dllmc.policies.rows import Prediction, Rows
     from dllmc.policies.standing import BlockProgress
-
     from dllmc.spec import DenoiserSpec
 
 
@@ -34,6 +33,7 @@ class Timesteps(Commit):
 
     kind: Literal["timesteps"] = "timesteps"
     may_wait: ClassVar[bool] = True
+    traits: ClassVar[frozenset[str]] = frozenset({"plans_block"})
     steps: int | None = knob(None, gt=0, low=1, high=1024, scale="log", lossy=True)
     eps: float = knob(1e-3, gt=0, lt=1, low=1e-4, high=1e-1, scale="log", lossy=True)
 
