@@ -166,11 +166,11 @@ def _return_saliency(module: GraphModule) -> None:
 
 
 def _head_rows(module: GraphModule) -> Node:
-    return next(n for n in module.graph.nodes if n.op == "placeholder" and n.target == "head_rows")
+    given: list[Node] = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return next(node for node in given if node.target == "head_rows")
 
 
 def _placeholder(module: GraphModule, name: str) -> Node:
     last = [node for node in module.graph.nodes if node.op == "placeholder"][-1]
     with module.graph.inserting_after(last):
-        node: Node = module.graph.placeholder(name)
-        return node
+        return module.graph.placeholder(name)

@@ -161,6 +161,11 @@ class Commit(Policy):
     def check(self, response_length: int, blocks: int) -> None:
         """Raise `ConfigError` if this cannot decode `response_length` tokens in `blocks`."""
 
+    def drafts(self, progress: BlockProgress, lanes: int) -> list[int]:
+        """Tokens that so many steps may have committed before each of them, from 0 on."""
+        del progress
+        return list(range(lanes))
+
 
 class Cache(Policy):
     """Which rows an evaluation covers; keys of other rows are remembered."""
@@ -177,12 +182,23 @@ class Cache(Policy):
         whether it is a refresh."""
 
     def room(self, standing: Standing) -> int:
-        """Tokens that may commit before an evaluation would be another than the next one.
+        """Tokens that must commit before an evaluation would cover other rows than the next one.
 
         What verifies several steps in one evaluation must not go further.
         """
         del standing
         return 1
+
+    def keeps(self, standing: Standing) -> tuple[float, int] | None:
+        """Share of the keys outside the block that stay after the next evaluation, by saliency
+        pooled over so many neighbours; None leaves all."""
+        del standing
+        return None
+
+    def reads_kept(self, standing: Standing) -> bool:
+        """Whether the next evaluation reads what was kept instead of everything."""
+        del standing
+        return False
 
 
 class Refreshing(Cache):
@@ -261,15 +277,19 @@ class Verify(Policy):
 
     axis: ClassVar[str] = "verify"
 
-    def branches(self, room: int, remaining: int) -> int:
-        """Canvases to evaluate at once: the present one, and after each further draft.
-
-        Args:
-            room: Tokens that may commit before the cache asks for another evaluation.
-            remaining: Masked positions of the block.
-        """
-        del room, remaining
+    @property
+    def lanes(self) -> int:
+        """Canvases that are evaluated at once at most: the present one, and with drafts."""
         return 1
+
+    @property
+    def tree(self) -> bool:
+        """Whether the canvases stand in one row, in scratch slots of their own."""
+        return False
+
+    def draft(self, rows: Rows) -> Rows:
+        """`rows` with what is remembered of them for drafts."""
+        return rows
 
 
 class Stop(Policy):

@@ -6,14 +6,14 @@ here is shared with the runtime but the policies, and of those only the oracles 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dllmc.policies.layout import lay_out, window_at
-from dllmc.policies.progress import commit_oracle
-from dllmc.policies.rows import Prediction
+from dllmc.policies.progress import commit_oracle, surest_first
 from dllmc.policies.standing import BlockProgress, Standing
 from dllmc.reference.evaluation import Evaluator, predict
+from dllmc.reference.memory import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dllmc.policies.axes import Memory
     from dllmc.policies.config import DecodingConfig
     from dllmc.policies.layout import Block
+    from dllmc.policies.rows import Prediction
     from dllmc.spec import DenoiserSpec
 
 
@@ -43,6 +44,7 @@ class StepTrace:
         reopened: Positions that are masked again.
         end: Where the block ends, if its schedule chose in this step.
         cut: Where the response ends, if the stop policy said so in this step.
+        steps: Steps that were verified in this one evaluation.
     """
 
     evaluated: tuple[int, ...]
@@ -55,6 +57,7 @@ class StepTrace:
     reopened: tuple[int, ...] = ()
     end: int | None = None
     cut: int | None = None
+    steps: int = 1
 
 
 class ReferenceDecoder:
@@ -102,6 +105,8 @@ class ReferenceDecoder:
         self._memory: dict[str, Memory] = {p.axis: {} for p in config.policies}
         self._mixtures: dict[int, dict[int, float]] = {}
         self._carried: Prediction | None = None
+        self._judged: list[Prediction] = []
+        self._draws = 0
         self._was_masked = self._masked()
         self._block = 0
         self._step_of_block = 0
@@ -137,7 +142,7 @@ class ReferenceDecoder:
             length=self._current.length,
             offset=start - self._response_start,
             response=len(self.canvas) - self._response_start,
-            evaluations=self.nfe,
+            evaluations=self._draws,
         )
 
     def step(self, follow: StepTrace | None = None) -> StepTrace:
@@ -147,11 +152,31 @@ class ReferenceDecoder:
             follow: Commit what that step of another decoder committed, to stay on its way; the
                 trace says what this one would have committed.
         """
-        rows, offered, refresh = self.config.cache.oracle(self._standing(), self.spec)
+        if follow is not None:
+            return self._evaluate(follow)
+        drafts = self._drafts()
+        trace = self._evaluate()
+        at, steps, written = 0, 1, dict(trace.committed)
+        while following := [n for n in range(at + 1, len(drafts)) if drafts[n] == self.canvas]:
+            # Verified in the same evaluation, on a canvas of its own.
+            at, steps = following[-1], steps + 1
+            trace = self._evaluate()
+            written |= dict(trace.committed)
+            self.nfe -= 1
+        return replace(trace, committed=tuple(sorted(written.items())), steps=steps)
+
+    def _evaluate(self, follow: StepTrace | None = None) -> StepTrace:
+        """One step of decoding."""
+        standing, cache = self._standing(), self.config.cache
+        rows, offered, refresh = cache.oracle(standing, self.spec)
         single = len(offered) == 1
-        if single and self._opens(rows):
+        keeps = cache.keeps(standing)
+        if single and (keeps is not None or self._opens(rows)):
             offered = set(range(*self._current.span))
-        logits = self._evaluator.logits(self.canvas, rows, self._mixtures)
+        filtered = None if keeps is None else Filter(self._current.span, *keeps)
+        kept = cache.reads_kept(standing)
+        given = self.canvas, rows, self._mixtures, filtered
+        logits = self._evaluator.logits(*given, reads_kept=kept)
         found = [self._predict(logits, p, rows, refresh) for p in sorted(offered)]
         trace = self._decide(found, single, tuple(sorted(rows)), refresh)
         self._write(trace if follow is None else follow)
@@ -160,6 +185,24 @@ class ReferenceDecoder:
     @property
     def _current(self) -> Block:
         return self._blocks[self._block]
+
+    def _drafts(self) -> list[list[int]]:
+        """The canvas, and what it would be after each further draft that is verified with it."""
+        standing = self._standing()
+        _, offered, _ = self.config.cache.oracle(standing, self.spec)
+        lanes = self.config.verify.lanes
+        if lanes == 1 or self._step_of_block == 0 or len(offered) < 2:
+            return [self.canvas]
+        masked = [row for row in self._judged if self.canvas[row.position] == self.spec.mask_id]
+        room = max(1, min(self.config.cache.room(standing), self._remaining()))
+        found = []
+        for count in self.config.commit.drafts(self.progress, lanes):
+            if count < room:
+                canvas = list(self.canvas)
+                for index in surest_first(masked)[:count]:
+                    canvas[masked[index].position] = masked[index].candidate
+                found.append(canvas)
+        return found
 
     def _opens(self, rows: Collection[int]) -> bool:
         """Whether evaluating `rows` decides where the block ends."""
@@ -186,7 +229,7 @@ class ReferenceDecoder:
             prompt=self._response_start,
             masked=self._masked(),
             was_masked=self._was_masked,
-            evaluations=self.nfe,
+            evaluations=self._draws,
         )
 
     def _remaining(self) -> int:
@@ -204,7 +247,7 @@ class ReferenceDecoder:
             return self._carried.having(token=token, masked=token == self.spec.mask_id)
         # The first row of a window has none before it: it predicts itself, as published.
         row = row if row in rows else position
-        counters = self.config.seed, self.stream, self.nfe
+        counters = self.config.seed, self.stream, self._draws
         found = predict(logits[row], row, position, token, self.spec, self.config, counters)
         if refresh and position == self._current.span[0]:
             self._carried = found
@@ -216,6 +259,7 @@ class ReferenceDecoder:
         """What the policies make of the predictions; the order of their rules."""
         config, memory, progress = self.config, self._memory, self.progress
         judged = config.score.oracle(found, progress, memory["score"])
+        self._judged = judged
         end = config.schedule.end_oracle(judged, progress) if self._opens(evaluated) else None
         eligible = [r for r in judged if r.masked and (end is None or r.position < end)]
         if single:
@@ -254,18 +298,19 @@ class ReferenceDecoder:
         for position in trace.reopened:
             self.canvas[position] = self.spec.mask_id
         self.nfe += 1
+        self._draws += trace.steps
         unmasked = len(trace.committed) - len(trace.revised)
         # K and V of a refresh are from before its own commits, so these count.
         self._committed_since_refresh = unmasked + (
             0 if trace.refresh else self._committed_since_refresh
         )
-        self._since_refresh = 1 if trace.refresh else self._since_refresh + 1
+        self._since_refresh = trace.steps + (0 if trace.refresh else self._since_refresh)
         # Everything before the outer block was final when this step evaluated it.
         if set(range(self._exact, block.outer[0])) <= set(trace.evaluated):
             self._exact = max(self._exact, block.outer[0])
         if trace.evaluated[-1] >= block.outer[0]:
-            self._step_of_block += 1
-            self._step_of_outer += 1
+            self._step_of_block += trace.steps
+            self._step_of_outer += trace.steps
             self._unmasked_steps += masks == 0
         self._reshape(trace)
         settled = self.config.revise.settled(masks, len(trace.revised), self._unmasked_steps)

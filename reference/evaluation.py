@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllmc.policies.config import DecodingConfig
+    from dllmc.reference.memory import Filter
     from dllmc.spec import DenoiserSpec
 
 
@@ -34,7 +35,13 @@ class Evaluator:
         self._prompt_length = prompt_length
 
     def logits(
-        self, canvas: list[int], evaluated: Set[int], mixtures: Mapping[int, Mapping[int, float]]
+        self,
+        canvas: list[int],
+        evaluated: Set[int],
+        mixtures: Mapping[int, Mapping[int, float]],
+        filtered: Filter | None = None,
+        *,
+        reads_kept: bool = False,
     ) -> NDArray[np.float64]:
         """Logits `[T, vocab_size]`; rows that are not in `evaluated` mean nothing.
 
@@ -42,6 +49,8 @@ class Evaluator:
             canvas: Token ids.
             evaluated: Positions.
             mixtures: What masked positions are fed instead of the mask, as weights by token.
+            filtered: As for `AttentionMemory.forward`.
+            reads_kept: As for `AttentionMemory.forward`.
         """
         device = next(self.module.parameters()).device
         tokens = torch.tensor([canvas], device=device)
@@ -51,7 +60,14 @@ class Evaluator:
             if self.config.cache.kind == "none" and limits is None:
                 logits = self.module(tokens)
             else:
-                logits = self.memory.forward(self.module, tokens, sorted(evaluated), limits)
+                logits = self.memory.forward(
+                    self.module,
+                    tokens,
+                    sorted(evaluated),
+                    limits,
+                    filtered,
+                    reads_kept=reads_kept,
+                )
         array: NDArray[np.float64] = logits[0].double().cpu().numpy()
         return array
 

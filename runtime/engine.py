@@ -14,10 +14,10 @@ from dllmc.artifact import Messages, Package, load_package
 from dllmc.policies.config import DecodingConfig
 from dllmc.runtime.hardware import detect_hardware
 from dllmc.runtime.output import Output
+from dllmc.runtime.pool import Pool, scratch_of
 from dllmc.runtime.programs import EagerPrograms, InductorPrograms, Programs, cache_shapes
 from dllmc.runtime.records import Choice, choose_record
 from dllmc.runtime.scheduler import next_group
-from dllmc.runtime.pool import Pool
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
 from dllmc.runtime.trace import Trace
@@ -210,6 +210,7 @@ class Engine:
             self._shapes,
             getattr(torch, self.dtype),
             self.device,
+            scratch=max(map(scratch_of, states)),
         )
         for state in states:
             pool.admit(state)
@@ -286,7 +287,9 @@ class Engine:
             record=choice.record,
             match=choice.match,
             reasons=choice.reasons,
-            trace=pick([self._trace(state, row) for state, row in zip(states, tokens, strict=True)]),
+            trace=pick(
+                [self._trace(state, row) for state, row in zip(states, tokens, strict=True)]
+            ),
             seconds=time.perf_counter() - begun,
         )
 
@@ -340,7 +343,9 @@ class Engine:
     def _trace(self, state: DecodeState, tokens: Sequence[int]) -> Trace:
         tokenizer, pieces = self.package.tokenizer, None
         if tokenizer is not None:
-            seen = {*state.prompt, *tokens, self.spec.mask_id}.union(*(s.tokens for s in state.trace))
+            seen = {*state.prompt, *tokens, self.spec.mask_id}.union(
+                *(s.tokens for s in state.trace)
+            )
             pieces = {i: tokenizer.decode([i], skip_special_tokens=False) for i in seen}
         return Trace(
             steps=state.trace,

@@ -29,6 +29,7 @@ class Group:
         evaluations: Of each.
         plan: That they need; `fit` may pad it.
         rows: `[B]` int64, their rows in the pool.
+        canvas: `[B, slots + 1]` int64, their canvases.
         positions: `[B, W]` int64, evaluated; 0 where padded.
         evaluated: `[B, W]` bool, not padding.
         head: `[B, R]` int64, positions that may commit; the scratch position where padded.
@@ -41,6 +42,7 @@ class Group:
     evaluations: list[Evaluation]
     plan: StepPlan
     rows: Tensor
+    canvas: Tensor
     positions: Tensor
     evaluated: Tensor
     head: Tensor
@@ -64,11 +66,13 @@ def gather_group(
     positions, evaluated = _padded([e.rows for e in evaluations], plan.rows, 0, device)
     head, offered = _padded([e.head for e in evaluations], plan.head_rows, pool.slots, device)
     numbers = [(s.config.seed, s.stream, s.draws) for s in states]
+    rows = torch.tensor([state.row for state in states], device=device)
     return Group(
         states=states,
         evaluations=evaluations,
         plan=plan,
-        rows=torch.tensor([state.row for state in states], device=device),
+        rows=rows,
+        canvas=pool.canvas[rows],
         positions=positions,
         evaluated=evaluated,
         head=head,
@@ -82,17 +86,17 @@ def step_inputs(spec: DenoiserSpec, pool: Pool, group: Group) -> dict[str, Tenso
     """The inputs of the program by name, but the caches."""
     plan, states, device = group.plan, group.states, pool.canvas.device
     numbers = torch.tensor([(s.length, s.response_start) for s in states], device=device)
-    canvas = pool.canvas[group.rows]
     held = torch.arange(pool.slots + plan.scratch, device=device)
+    spare = (0, plan.scratch - 1)
     seed, stream, draws = (column.contiguous() for column in group.counters.unbind(1))
     return {
-        "tokens": torch.where(group.evaluated, canvas.gather(1, group.positions), 0),
+        "tokens": torch.where(group.evaluated, group.canvas.gather(1, group.positions), 0),
         "positions": group.positions,
         "slots": torch.where(group.evaluated, group.positions, pool.slots),
         "head_rows": group.head_rows,
-        "key_limit": _key_limit(spec, group.positions, numbers),
+        "key_limit": key_limit(spec, group.positions, numbers),
         "key_positions": held.expand(len(states), -1).contiguous(),
-        "key_tokens": canvas,
+        "key_tokens": torch.nn.functional.pad(group.canvas, spare),
         "seed": seed,
         "stream": stream,
         "nfe": draws,
@@ -109,6 +113,7 @@ def plan_of(spec: DenoiserSpec, pool: Pool, states: list[DecodeState], dtype: st
         rows=max(len(e.rows) for e in evaluations),
         head_rows=max(len(e.head) for e in evaluations),
         slots=pool.slots,
+        scratch=pool.scratch,
         statistics=states[0].statistics,
         mask="limit" if spec.attention == "full" else "row_limit",
         inputs=f"mixture{width}" if width else "tokens",
@@ -150,7 +155,7 @@ def _head_rows(
     return torch.tensor(rows, device=head.device)
 
 
-def _key_limit(spec: DenoiserSpec, positions: Tensor, numbers: Tensor) -> Tensor:
+def key_limit(spec: DenoiserSpec, positions: Tensor, numbers: Tensor) -> Tensor:
     """What each sequence sees, `[B]`; with block-causal attention each row, `[B, W]`."""
     length, prompt = (column.contiguous() for column in numbers.unbind(1))
     if spec.attention_block is None:

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dllmc.policies.config import DecodingConfig
-    from dllmc.runtime.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,22 @@ class Pool:
 
     Attributes:
         canvas: `[capacity, slots + 1]` int64 token ids; the last position is scratch.
-        caches: `[capacity, G, slots + 1, D]` per cache input; slot `slots` is scratch.
+        caches: `[capacity, G, slots + scratch, D]` per cache input.
         carried: Candidate, logit and tail mass `[3, capacity]` float64 of the first position of
             each sequence's block, as the last refresh predicted them.
         slots: Cache slots per sequence.
-        memory: What policies remember, by name and shape of an entry: `[capacity, slots + 1, ...]`,
-            or `[capacity, ...]` where it is per sequence.
+        scratch: Slots after these that padded rows and drafts write to.
+        kept: What is left of the caches where a policy keeps a part of the keys.
+        memory: What policies remember, by name and shape of an entry: `[capacity, slots + 1,
+            ...]`, or `[capacity, ...]` where it is per sequence.
     """
 
     canvas: Tensor
     caches: dict[str, Tensor]
     carried: Tensor
     slots: int
+    scratch: int = 1
+    kept: dict[str, Tensor] = field(default_factory=dict)
     members: list[DecodeState] = field(default_factory=list)
     memory: dict[tuple[str, Remembered], Tensor] = field(default_factory=dict)
 
@@ -45,15 +49,16 @@ class Pool:
         shapes: Mapping[str, tuple[int, int]],
         dtype: torch.dtype,
         device: torch.device,
+        scratch: int = 1,
     ) -> Pool:
         """A pool of zeros; caches must be finite, since NaN leaks through masked slots."""
         caches = {
-            name: torch.zeros(capacity, groups, slots + 1, width, dtype=dtype, device=device)
+            name: torch.zeros(capacity, groups, slots + scratch, width, dtype=dtype, device=device)
             for name, (groups, width) in shapes.items()
         }
         canvas = torch.zeros(capacity, slots + 1, dtype=torch.int64, device=device)
         carried = torch.zeros(3, capacity, dtype=torch.float64, device=device)
-        return cls(canvas, caches, carried, slots)
+        return cls(canvas, caches, carried, slots, scratch)
 
     def admit(self, state: DecodeState) -> None:
         """Lay out the canvas of `state` in the next free row."""
@@ -101,3 +106,9 @@ def remembered(state: DecodeState) -> dict[str, Remembered]:
     for policy in state.config.policies:
         found |= policy.remembers(state.spec)
     return found
+
+
+def scratch_of(state: DecodeState) -> int:
+    """Scratch slots that decoding `state` takes: one, and drafts that stand in one row."""
+    verify = state.config.verify
+    return 1 + (verify.lanes * state.length if verify.tree else 0)

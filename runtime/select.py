@@ -66,6 +66,7 @@ def decide(config: DecodingConfig, rows: Rows, values: Values, eos_ids: Tensor) 
     if held is not None:
         committed = committed & ~held[:, None]
     rows, revision = config.revise.select(rows, committed, values["revise"])
+    rows = config.verify.draft(rows)
     changed = committed | revision.replaced
     tokens = torch.where(changed, rows.ids, rows.tokens)
     tokens = torch.where(revision.reopened, rows.mask_id, tokens)

@@ -164,12 +164,13 @@ class DecodeState:
         """What the next evaluation decides over together."""
         return self.config.schedule.parts(self.standing)
 
-    def branches(self) -> int:
-        """Canvases that the next evaluation evaluates at once."""
-        if len(self.evaluation().head) < 2 or self.evaluation().first_only or self.opening:
-            return 1
-        room = self.config.cache.room(self.standing)
-        return self.config.verify.branches(room, self.remaining)
+    def drafts(self) -> list[int]:
+        """Drafts to fill in on each canvas that the next evaluation evaluates at once."""
+        lanes = self.config.verify.lanes
+        if lanes == 1 or self.step == 0 or len(self.evaluation().head) < 2 or self.opening:
+            return [0]
+        room = min(self.config.cache.room(self.standing), self.remaining)
+        return [n for n in self.config.commit.drafts(self.progress, lanes) if n < max(room, 1)]
 
     @property
     def statistics(self) -> str:
@@ -203,13 +204,13 @@ class DecodeState:
         else:
             self.plans.append((did.plan, 1))
         self.committed = len(did.committed) + (0 if evaluation.refresh else self.committed)
-        self.since_refresh = 1 if evaluation.refresh else self.since_refresh + 1
+        self.since_refresh = did.steps if evaluation.refresh else self.since_refresh + did.steps
         outer_start, rows = self.current.outer[0], evaluation.rows
         if rows[0] <= self.exact < outer_start <= rows[-1] + 1:
             self.exact = outer_start
         if rows[-1] >= outer_start:
             self.step += did.steps
-            self.outer_step += 1
+            self.outer_step += did.steps
             self.unmasked_steps += masks == 0
 
     def _reshape(self, did: Advance) -> None:

@@ -39,7 +39,7 @@ class Dynamic(Commit):
 
     @property
     def properties(self) -> frozenset[str]:
-        plans = set() if self.steps is None else {"plans_block"}
+        plans = set() if self.steps is None else {"plans_block", "counts_steps"}
         return super().properties | plans
 
     def count(self, progress: BlockProgress) -> int:

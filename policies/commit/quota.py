@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Literal
 
 from dllmc.policies._base import knob
@@ -39,6 +41,10 @@ class Quota(Commit):
             return 1
         base, remainder = divmod(progress.masks, self.steps // progress.blocks)
         return base + (progress.step < remainder)
+
+    def drafts(self, progress: BlockProgress, lanes: int) -> list[int]:
+        steps = (dataclasses.replace(progress, step=progress.step + i) for i in range(lanes - 1))
+        return list(itertools.accumulate(map(self.count, steps), initial=0))
 
     def values(self, progress: BlockProgress) -> dict[str, float]:
         return {"count": self.count(progress)}

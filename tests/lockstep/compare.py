@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllmc.policies.rows import Prediction
-from dllmc.policies.standing import BlockProgress
 from dllmc.reference import ReferenceDecoder, StepTrace
-from dllmc.runtime.pool import Pool
+from dllmc.runtime.pool import Pool, scratch_of
 from dllmc.runtime.state import DecodeState
 
 if TYPE_CHECKING:
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllmc.policies.config import DecodingConfig
+    from dllmc.policies.rows import Prediction
+    from dllmc.policies.standing import BlockProgress
     from dllmc.runtime.engine import Engine
     from dllmc.runtime.step import StepOutcome
     from dllmc.spec import DenoiserSpec
@@ -117,7 +117,9 @@ class Pair:
     def _writes(self, trace: StepTrace) -> dict[int, int]:
         return dict(trace.committed) | dict.fromkeys(trace.reopened, self.spec.mask_id)
 
-    def _judge(self, found: Found, trace: StepTrace, progress: BlockProgress, tally: Tally) -> None:
+    def _judge(
+        self, found: Found, trace: StepTrace, progress: BlockProgress, tally: Tally
+    ) -> None:
         """Candidates first: of another candidate all that follows is another."""
         others = [p for p in trace.predictions if p.candidate != found.candidates[p.position]]
         differs = [
@@ -125,6 +127,7 @@ class Pair:
             for name, ours, theirs in (
                 ("eligible", found.eligible, trace.eligible),
                 ("commit", found.committed, dict(trace.committed).keys() - set(trace.revised)),
+                ("steps", self.state.draws, self.decoder._draws),
                 ("revision", found.revised, set(trace.revised)),
                 ("reopening", found.reopened, set(trace.reopened)),
                 ("end", found.end, trace.end),
@@ -156,7 +159,7 @@ class Pair:
         Found by making all of them larger or smaller, one at a time and each by `MARGIN`, and
         asking the oracles again.
         """
-        decided = outcome_of(exact)
+        decided = self._again(list(exact.predictions), exact)
         for index in range(len(exact.predictions)):
             for factor in (1 - MARGIN, 1 + MARGIN):
                 nudged = list(exact.predictions)
@@ -226,7 +229,7 @@ class Found:
             offered=tuple(where(rows.offered)),
             candidates=dict(zip(places, rows.ids[row].tolist(), strict=True)),
             eligible=tuple(where(rows.eligible)),
-            committed=set(where(decided.committed)),
+            committed=set(step.positions) - set(step.revised),
             revised=set(where(decided.replaced)),
             reopened=set(where(decided.reopened)),
             writes=dict(zip(step.positions, step.tokens, strict=True)),
@@ -252,11 +255,11 @@ def scaled(prediction: Prediction, factor: float) -> Prediction:
 
 
 def standing(state: DecodeState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in _SAME}
+    return {name: getattr(state, name) for name in _same(state.config)}
 
 
 def should_stand(decoder: ReferenceDecoder) -> dict[str, Any]:
-    found = {name: getattr(decoder, theirs) for name, theirs in _SAME.items()}
+    found = {name: getattr(decoder, theirs) for name, theirs in _same(decoder.config).items()}
     return found | {
         "tokens": list(decoder.canvas),
         "masked": set(decoder._masked()),
@@ -265,9 +268,17 @@ def should_stand(decoder: ReferenceDecoder) -> dict[str, Any]:
     }
 
 
+def _same(config: DecodingConfig) -> dict[str, str]:
+    # Between steps that are verified together the engine does not stand anywhere.
+    several = config.verify.lanes > 1
+    return {
+        ours: theirs for ours, theirs in _SAME.items() if not (several and ours == "was_masked")
+    }
+
+
 _SAME = {
     "nfe": "nfe",
-    "draws": "nfe",
+    "draws": "_draws",
     "done": "done",
     "block_index": "_block",
     "step": "_step_of_block",
@@ -295,6 +306,7 @@ def opened(engine: Engine, requests: Sequence[Request]) -> tuple[Pool, list[Deco
         engine._shapes,
         getattr(torch, engine.dtype),
         engine.device,
+        scratch=max(map(scratch_of, states)),
     )
     for state in states:
         pool.admit(state)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import torch
 from golden.fast_dllm import tiny_model
@@ -13,12 +14,18 @@ from lockstep.compare import Request
 
 from dllmc.compiler.compiled import CompiledModel, compile_model
 from dllmc.models import LoadedModel
+from dllmc.policies._registry import kinds
+from dllmc.policies.axes import AXES
 from dllmc.policies.config import DecodingConfig
 from dllmc.runtime.engine import Engine
-from dllmc.spec import DenoiserSpec
+from dllmc.spec import ConfigError, DenoiserSpec
 
 if TYPE_CHECKING:
-    from hypothesis.strategies import DrawFn, SearchStrategy
+    from collections.abc import Callable
+
+    from hypothesis.strategies import DrawFn
+
+    from dllmc.policies._base import Knob, Policy
 
 MASK, EOS, VOCAB, LONGEST = 23, 0, 24, 48
 
@@ -89,75 +96,96 @@ def engine_of(shape: Shape, backend: str = "eager") -> Engine:
 
 
 @st.composite
-def configs(draw: DrawFn, length: int, shape: Shape) -> DecodingConfig:
-    spec = model_of(shape).spec
-    block = draw(st.integers(1, 12))
-    blocks = -(-length // block)
-    quotas = st.builds(lambda each: each * blocks, st.integers(1, block + 1))
-    # The number of blocks follows from the prompt too where the attention has blocks.
-    steps = st.none() if spec.attention == "block_causal" else st.none() | quotas
-    counts = st.none() | st.integers(1, 12)
-    commit: SearchStrategy[dict[str, Any]] = st.one_of(
-        st.builds(lambda steps: {"kind": "quota", "steps": steps}, steps),
-        st.builds(lambda t: {"kind": "threshold", "threshold": t}, st.floats(0.05, 1.0)),
-        st.builds(lambda f: {"kind": "factor", "factor": f}, st.floats(0.1, 3.0)),
-        st.builds(lambda n: {"kind": "timesteps", "steps": n}, counts),
-        st.builds(
-            lambda t, n: {"kind": "dynamic", "threshold": t, "steps": n},
-            st.floats(0.05, 1.0),
-            counts,
-        ),
-    )
-    revise: SearchStrategy[dict[str, Any]] = st.just({"kind": "none"}) | st.builds(
-        lambda t, n: {"kind": "edit", "threshold": t, "steps": n},
-        st.floats(0.05, 0.9),
-        st.integers(0, 4),
-    )
-    return DecodingConfig(
-        schedule={"kind": "blocks", "block_length": block},
-        commit=draw(commit),
-        cache=draw(_caches(spec)),
-        stop={"kind": draw(st.sampled_from(("eos", "length")))},
-        revise=draw(revise),
-        temperature=draw(st.just(0.0) | st.floats(0.05, 3.0)),
-        seed=draw(st.integers(0, 2**63 - 1)),
-    )
-
-
-def _caches(spec: DenoiserSpec) -> SearchStrategy[dict[str, Any]]:
-    shifted = bool(spec.logit_shift)
-    refreshing = st.fixed_dictionaries(
-        {
-            "kind": st.sampled_from(("prefix", "dual")),
-            "refresh_every": st.none() | st.integers(1, 6),
-            "refresh_commits": st.sampled_from(("auto", "policy", "first")[: 2 + shifted]),
-            "window_first": st.sampled_from(("self", "carried")[: 1 + shifted]),
-        }
-    )
-    found = st.just({"kind": "none"}) | refreshing
-    if spec.attention == "block_causal":
-        found |= st.fixed_dictionaries(
-            {
-                "kind": st.just("block_causal"),
-                "append": st.sampled_from(("apart", "joined")),
-                "within": st.sampled_from(("block", "sub_block")),
-            }
-        )
-    return found
-
-
-@st.composite
 def batches(draw: DrawFn, shape: Shape) -> list[Request]:
     """Up to five prompts of unequal length, with one configuration or one each."""
-    count = draw(st.integers(1, 5))
-    token = st.integers(0, VOCAB - 2)
-    prompts = [draw(st.lists(token, min_size=1, max_size=9)) for _ in range(count)]
-    length = draw(st.integers(1, 24))
-    shared = draw(configs(length, shape))
-    if draw(st.booleans()):
+    rng = random.Random(draw(st.integers(0, 2**64 - 1)))
+    spec, count, length = model_of(shape).spec, rng.randint(1, 5), rng.randint(1, 24)
+    prompts = [[rng.randint(0, VOCAB - 2) for _ in range(rng.randint(1, 9))] for _ in range(count)]
+    shared = config_for(rng, spec, length)
+    if rng.random() < 0.5:
         return [Request(p, shared, length, stream) for stream, p in enumerate(prompts)]
-    lengths = [draw(st.integers(1, 24)) for _ in prompts]
-    return [
-        Request(p, draw(configs(n, shape)), n, draw(st.integers(0, 7)))
-        for p, n in zip(prompts, lengths, strict=True)
-    ]
+    requests = []
+    for prompt in prompts:
+        length = rng.randint(1, 24)
+        config = config_for(rng, spec, length)
+        requests.append(Request(prompt, config, length, rng.randint(0, 7)))
+    return requests
+
+
+def config_for(rng: random.Random, spec: DenoiserSpec, length: int) -> DecodingConfig:
+    """A configuration of any policies that go together and can decode such a response."""
+    while True:
+        try:
+            config = any_config(rng, spec, length)
+            config.check_model(spec)
+            config.check(length)
+        except ConfigError:
+            continue
+        return config
+
+
+def any_config(rng: random.Random, spec: DenoiserSpec, length: int) -> DecodingConfig:
+    chosen = {axis: any_policy(rng, axis) for axis in AXES}
+    block = chosen["schedule"].get("block_length")
+    if chosen["commit"].get("steps") and block and spec.attention == "full":
+        chosen["commit"]["steps"] *= -(-length // block)
+    return DecodingConfig(
+        **chosen,
+        temperature=rng.choice((0.0, rng.uniform(0.05, 3.0))),
+        seed=rng.randint(0, 2**63 - 1),
+    )
+
+
+def any_policy(rng: random.Random, axis: str) -> dict[str, Any]:
+    """A kind of `axis`, with values for all its fields: its usual kind half the time."""
+    usual = DecodingConfig.model_fields[axis].get_default(call_default_factory=True).kind
+    kind = usual if rng.random() < _USUAL[axis] else rng.choice(sorted(drawn_kinds(axis)))
+    values: dict[str, Any] = {"kind": kind}
+    policy = drawn_kinds(axis)[kind]
+    for name, field in policy.model_fields.items():
+        if name in FIELDS:
+            values[name] = FIELDS[name](rng)
+        elif name in policy.knobs():
+            values[name] = _value(rng, policy.knobs()[name], optional="None" in str(field))
+        elif get_origin(field.annotation) is Literal and name != "kind":
+            values[name] = rng.choice(get_args(field.annotation))
+    return values
+
+
+def drawn_kinds(axis: str) -> dict[str, type[Policy]]:
+    """Those that need nothing beside the model."""
+    return {name: kind for name, kind in kinds(axis).items() if name not in NOT_DRAWN}
+
+
+def _value(rng: random.Random, knob: Knob, *, optional: bool) -> Any:
+    if knob.choices:
+        return rng.choice(knob.choices)
+    if optional and rng.random() < 0.3:
+        return None
+    assert knob.low is not None
+    assert knob.high is not None
+    if isinstance(knob.low, int) and isinstance(knob.high, int):
+        return rng.randint(knob.low, max(knob.low, min(knob.high, 12)))
+    # Tiny random models are less sure than trained ones: lower than knobs are worth trying at.
+    return rng.uniform(knob.low / 4, knob.high)
+
+
+# Fields that knobs do not say how to draw, by name.
+FIELDS: dict[str, Callable[[random.Random], Any]] = {
+    "block_length": lambda rng: rng.randint(1, 12),
+    "delimiters": lambda rng: tuple(rng.sample(range(VOCAB - 1), rng.randint(0, 6))),
+    "refresh_every": lambda rng: rng.choice((None, rng.randint(1, 6))),
+}
+# Tested elsewhere, with the files, tokenizers and models that they need.
+NOT_DRAWN = ("learned_filter", "regex", "json_schema", "apd", "specdiff", "joint_sampler")
+_USUAL = {
+    "schedule": 0.3,
+    "belief": 0.6,
+    "score": 0.3,
+    "commit": 0.1,
+    "cache": 0.2,
+    "verify": 0.5,
+    "stop": 0.3,
+    "constrain": 1.0,
+    "revise": 0.7,
+}
