@@ -6,6 +6,10 @@ CLONE is one of zhijie-group/Discrete-Diffusion-Forcing. The loop is a method of
 class, which needs an evaluation harness and data sets; both have stand-ins here. Needs
 transformers 4.49, PEFT and accelerate. With `block_add_threshold` 1 a block begins when the one
 before is finished; its keys are then stored in the evaluation that the next block begins with.
+
+Beside the named file, `d2f_eos.json` holds decodes in which a token ends the response: no block
+is added once it was decided. The loop knows only LLaDA's own, which these vocabularies lack; here
+the constant stands for a token that the same decode without it holds.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ SOURCE = {
 # Width, heads, key and value heads, layers.
 SHAPES = ((32, 4, None, 2), (32, 4, 2, 2), (48, 6, 2, 3))
 LENGTHS = (1, 3, 8, 9, 13, 16, 22)
+EOS = 126081
 
 
 def plans() -> list[dict[str, Any]]:
@@ -45,6 +50,12 @@ def plans() -> list[dict[str, Any]]:
         )
     ]
     return found * 5
+
+
+def ending_at(loop: Any, token: int) -> Any:
+    """The published loop with another constant for the token that ends the response."""
+    constants = tuple(token if value == EOS else value for value in loop.__code__.co_consts)
+    return types.FunctionType(loop.__code__.replace(co_consts=constants), loop.__globals__)
 
 
 def stand_ins() -> None:
@@ -77,6 +88,14 @@ class Published:
         self.evaluation = Evaluation
 
     def decode(self, plan: dict[str, Any], prompt: list[int]) -> dict[str, Any]:
+        settings = {name: value for name, value in plan.items() if name != "stop"}
+        decoded = self.run(settings, prompt, EOS)
+        if not plan.get("stop"):
+            return decoded
+        ending = decoded["tokens"][plan["max_new_tokens"] // 3]
+        return {"eos_token_id": ending, **self.run(settings, prompt, ending)}
+
+    def run(self, settings: dict[str, Any], prompt: list[int], ending: int) -> dict[str, Any]:
         own = types.SimpleNamespace(
             model=self.model,
             mask_token_id=common.MASK,
@@ -88,12 +107,13 @@ class Published:
             top_k=None,
             sampling_strategy="default",
             tokenizer=types.SimpleNamespace(decode=lambda *_, **__: ""),
-            **plan,
+            **settings,
         )
         update = self.evaluation._update_block_completion_states
         own._update_block_completion_states = types.MethodType(update, own)
         self.calls.clear()
-        tokens = self.evaluation._generate_block_single(own, torch.tensor([prompt]))
+        loop = ending_at(self.evaluation._generate_block_single, ending)
+        tokens = loop(own, torch.tensor([prompt]))
         return {"tokens": tokens, **self.calls.taken()}
 
 
@@ -104,6 +124,8 @@ def main() -> None:
     models = [Published(number) for number in range(len(SHAPES))]
     files = [folder / "eval_llada.py", folder / "model_cache/llada/modeling_llada.py"]
     common.record(output, SOURCE, files, models, plans(), LENGTHS)
+    ended = [plan | {"stop": True} for plan in plans()[:27]]
+    common.record(output.with_stem("d2f_eos"), SOURCE, files, models, ended, LENGTHS)
 
 
 if __name__ == "__main__":
