@@ -85,7 +85,7 @@ class Policy(Checked):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Statistics beyond candidate, logit and tail mass, as `StepPlan.statistics` names them."""
+        """Statistics beyond candidate, logit and tail mass, by their names in a `StepPlan`."""
         return frozenset()
 
     @property

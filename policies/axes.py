@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import torch
 
 from dllmc.policies._base import Policy
-from dllmc.policies.standing import Evaluation, Part
+from dllmc.policies.standing import Evaluation
 from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
     from dllmc.policies.rows import Prediction, Rows
-    from dllmc.policies.standing import BlockProgress, Standing
+    from dllmc.policies.standing import BlockProgress, Part, Standing
     from dllmc.spec import DenoiserSpec
 
 Memory = dict[str, Any]
@@ -45,10 +45,12 @@ class Schedule(Policy):
 
     Attributes:
         adapts: Whether a block's end is chosen from its first evaluation, by `end`.
+        pipelined: Whether several blocks may be decoded at once, as `begun` and `active` say.
     """
 
     axis: ClassVar[str] = "schedule"
     adapts: ClassVar[bool] = False
+    pipelined: ClassVar[bool] = False
 
     @abstractmethod
     def blocks(self, response_length: int) -> list[tuple[int, int]]:
@@ -69,9 +71,24 @@ class Schedule(Policy):
         """The same for one sequence."""
         raise NotImplementedError
 
-    def parts(self, standing: Standing) -> list[Part]:
-        """What is decided over together: the block."""
-        return [Part(standing.block)]
+    def begun(
+        self, spans: Sequence[tuple[int, int]], masked: Collection[int], begun: int, *, ended: bool
+    ) -> int:
+        """Blocks that are decoded side by side or were before, if it is a pipeline.
+
+        Args:
+            spans: Of all blocks.
+            masked: Positions.
+            begun: Blocks before the last evaluation; 0 at first.
+            ended: Whether an end of sequence was committed, after which none is begun.
+        """
+        raise NotImplementedError
+
+    def active(
+        self, spans: Sequence[tuple[int, int]], masked: Collection[int], begun: int
+    ) -> list[Part]:
+        """What is decided over apart of the blocks that were begun, if it is a pipeline."""
+        raise NotImplementedError
 
 
 class Belief(Policy):
@@ -358,7 +375,7 @@ class Constrain(Policy):
 
 
 class Revision(NamedTuple):
-    """What happens to committed rows, `[N, L]` bool each: given their candidate, or masked again."""
+    """What happens to committed rows, `[N, L]` bool each: their candidate, or the mask again."""
 
     replaced: Tensor
     reopened: Tensor

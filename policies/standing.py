@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,20 @@ class Part:
 
     span: tuple[int, int]
     waits: bool = False
+
+
+def part_progress(
+    progress: BlockProgress, part: Part, masked: Collection[int], response_start: int
+) -> BlockProgress:
+    """Where a part stands that is not the whole of what is decoded."""
+    start, end = part.span
+    return replace(
+        progress,
+        masks=end - start,
+        length=end - start,
+        remaining=sum(position in masked for position in range(start, end)),
+        offset=start - response_start,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dllmc.policies.layout import lay_out, window_at
 from dllmc.policies.progress import commit_oracle, surest_first
-from dllmc.policies.standing import BlockProgress, Standing
+from dllmc.policies.standing import BlockProgress, Part, Standing, part_progress
 from dllmc.reference.evaluation import Evaluator, predict
 from dllmc.reference.memory import Filter
 
@@ -115,6 +115,8 @@ class ReferenceDecoder:
         self._committed_since_refresh = 0
         self._since_refresh = 0
         self._exact = 0
+        self._begun = 0
+        self._begin_blocks()
 
     @property
     def response(self) -> list[int]:
@@ -173,6 +175,10 @@ class ReferenceDecoder:
         keeps = cache.keeps(standing)
         if single and (keeps is not None or self._opens(rows)):
             offered = set(range(*self._current.span))
+        if self.config.schedule.pipelined:
+            decided = {p for part in self._parts() for p in range(*part.span)}
+            offered &= decided
+            single = len(offered) == 1
         filtered = None if keeps is None else Filter(self._current.span, *keeps)
         kept = cache.reads_kept(standing)
         given = self.canvas, rows, self._mixtures, filtered
@@ -214,12 +220,14 @@ class ReferenceDecoder:
         return frozenset(p for p, token in enumerate(self.canvas) if token == self.spec.mask_id)
 
     def _standing(self) -> Standing:
-        block = self._current
+        block, last = self._current, self._current
+        if self.config.schedule.pipelined:
+            last = self._blocks[self._begun - 1]
         return Standing(
-            block=block.span,
-            whole=block.whole,
-            outer=block.outer,
-            reach=block.outer[1],
+            block=(block.span[0], last.span[1]),
+            whole=(block.whole[0], last.span[1]),
+            outer=(block.outer[0], last.outer[1]),
+            reach=last.outer[1],
             step=self._step_of_block,
             outer_steps=self._step_of_outer,
             committed=self._committed_since_refresh,
@@ -256,8 +264,41 @@ class ReferenceDecoder:
     def _decide(
         self, found: list[Prediction], single: bool, evaluated: tuple[int, ...], refresh: bool
     ) -> StepTrace:
-        """What the policies make of the predictions; the order of their rules."""
-        config, memory, progress = self.config, self._memory, self.progress
+        """What the policies make of the predictions, part by part."""
+        parts = self._parts()
+        if len(parts) == 1:
+            decided = [self._decide_part(found, single, evaluated, self.progress, waits=False)]
+        else:
+            decided = []
+            for part in parts:
+                rows = [row for row in found if part.span[0] <= row.position < part.span[1]]
+                place = part, self._masked(), self._response_start
+                progress = part_progress(self.progress, *place)
+                part_of = rows, single, evaluated, progress
+                decided.append(self._decide_part(*part_of, waits=part.waits))
+        cuts = [part.cut for part in decided if part.cut is not None]
+        return replace(
+            decided[0],
+            refresh=refresh,
+            predictions=tuple(row for part in decided for row in part.predictions),
+            eligible=tuple(position for part in decided for position in part.eligible),
+            committed=tuple(pair for part in decided for pair in part.committed),
+            revised=tuple(position for part in decided for position in part.revised),
+            reopened=tuple(position for part in decided for position in part.reopened),
+            cut=min(cuts, default=None),
+        )
+
+    def _decide_part(
+        self,
+        found: list[Prediction],
+        single: bool,
+        evaluated: tuple[int, ...],
+        progress: BlockProgress,
+        *,
+        waits: bool,
+    ) -> StepTrace:
+        """What the policies make of the predictions of one part; the order of their rules."""
+        config, memory = self.config, self._memory
         judged = config.score.oracle(found, progress, memory["score"])
         self._judged = judged
         end = config.schedule.end_oracle(judged, progress) if self._opens(evaluated) else None
@@ -266,7 +307,7 @@ class ReferenceDecoder:
             eligible = [row for row in eligible if row.position == judged[0].position]
         mixtures, held = config.belief.mixtures(judged, progress, memory["belief"])
         filled = config.stop.fills_oracle(eligible, progress, memory["stop"])
-        chosen = commit_oracle(config.commit, eligible, progress, single=single)
+        chosen = commit_oracle(config.commit, eligible, progress, single=single, waits=waits)
         committed = {eligible[index].position for index in chosen}
         if filled:
             committed = {row.position for row in eligible}
@@ -278,7 +319,7 @@ class ReferenceDecoder:
         by_position = {row.position: row.candidate for row in judged}
         return StepTrace(
             evaluated,
-            refresh,
+            False,
             self._current.span,
             tuple(judged),
             tuple(row.position for row in eligible),
@@ -314,8 +355,11 @@ class ReferenceDecoder:
             self._unmasked_steps += masks == 0
         self._reshape(trace)
         settled = self.config.revise.settled(masks, len(trace.revised), self._unmasked_steps)
-        if self._remaining() == 0 and settled:
+        while self._block < len(self._blocks) and self._remaining() == 0 and settled:
             self._next_block()
+            if not self.config.schedule.pipelined:
+                break
+        self._begin_blocks()
         finished = self.config.stop.oracle(
             self.canvas[self._response_start :], self.spec.mask_id, self.spec.eos_ids
         )
@@ -332,6 +376,22 @@ class ReferenceDecoder:
             self._evaluator.truncate(trace.cut)
             kept = [block for block in self._blocks if block.span[0] < trace.cut]
             self._blocks = [block.before(trace.cut) for block in kept]
+
+    def _begin_blocks(self) -> None:
+        """Begin the next block of a pipeline if it is time."""
+        if self.config.schedule.pipelined:
+            response = self.canvas[self._response_start :]
+            ended = self.config.stop.cuts and any(t in self.spec.eos_ids for t in response)
+            spans = [block.span for block in self._blocks]
+            masked = self._masked()
+            self._begun = self.config.schedule.begun(spans, masked, self._begun, ended=ended)
+
+    def _parts(self) -> list[Part]:
+        """What is decided over, each apart."""
+        if not self.config.schedule.pipelined:
+            return [Part(self._current.span)]
+        spans = [block.span for block in self._blocks]
+        return self.config.schedule.active(spans, self._masked(), self._begun)
 
     def _next_block(self) -> None:
         outer, end = self._current.outer, self._current.span[1]

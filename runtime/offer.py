@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import torch
 
 from dllmc.policies.axes import AXES
 from dllmc.policies.rows import Rows
-from dllmc.policies.standing import Part
+from dllmc.policies.standing import Part, part_progress
 from dllmc.spec import statistics_parts
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from dllmc.policies.standing import BlockProgress
     from dllmc.runtime.inputs import Group
     from dllmc.runtime.pool import Pool
-    from dllmc.runtime.state import DecodeState
     from dllmc.spec import DenoiserSpec, StepPlan
 
 BASIC = ("ids", "logits", "tail")
@@ -94,7 +92,8 @@ def offer(
         for part in each:
             owners.append(index)
             found.append(part)
-            stands.append(_progress(state, progresses[index], part))
+            place = state.masked, state.response_start
+            stands.append(part_progress(progresses[index], part, *place))
             columns.append([j for j, p in enumerate(head) if part.span[0] <= p < part.span[1]])
     width = max(map(len, columns))
     device = group.rows.device
@@ -102,17 +101,6 @@ def offer(
     lengths = torch.tensor([[len(each)] for each in columns], device=device)
     offered = torch.arange(width, device=device) < lengths
     return Offer(group, owners, found, stands, torch.tensor(padded, device=device), offered)
-
-
-def _progress(state: DecodeState, progress: BlockProgress, part: Part) -> BlockProgress:
-    start, end = part.span
-    return dataclasses.replace(
-        progress,
-        masks=end - start,
-        length=end - start,
-        remaining=sum(position in state.masked for position in range(start, end)),
-        offset=start - state.response_start,
-    )
 
 
 def rows_of(

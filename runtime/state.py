@@ -86,12 +86,14 @@ class DecodeState:
         self.since_refresh = 0
         self.committed = 0
         self.exact = 0
+        self.begun = 0
         self.nfe = 0
         self.draws = 0
         self.done = False
         self.trace: list[TraceStep] = []
         self.plans: list[tuple[str, int]] = []
         self._evaluation: Evaluation | None = None
+        self._begin_blocks()
 
     @property
     def current(self) -> Block:
@@ -131,12 +133,14 @@ class DecodeState:
     @property
     def standing(self) -> Standing:
         """What the cache policy decides by."""
-        block = self.current
+        block, last = self.current, self.current
+        if self.config.schedule.pipelined:
+            last = self.blocks[self.begun - 1]
         return Standing(
-            block=block.span,
-            whole=block.whole,
-            outer=block.outer,
-            reach=block.outer[1],
+            block=(block.span[0], last.span[1]),
+            whole=(block.whole[0], last.span[1]),
+            outer=(block.outer[0], last.outer[1]),
+            reach=last.outer[1],
             step=self.step,
             outer_steps=self.outer_step,
             committed=self.committed,
@@ -157,12 +161,19 @@ class DecodeState:
                 # The schedule must see the whole window, whatever may commit.
                 window = range(*self.current.span)
                 found = dataclasses.replace(found, head=window, first_only=True)
+            if self.config.schedule.pipelined:
+                spans = [range(*part.span) for part in self.parts()]
+                head = tuple(p for p in found.head if any(p in span for span in spans))
+                found = dataclasses.replace(found, head=head)
             self._evaluation = found
         return self._evaluation
 
     def parts(self) -> list[Part]:
-        """What the next evaluation decides over together."""
-        return self.config.schedule.parts(self.standing)
+        """What the next evaluation decides over, each apart."""
+        if not self.config.schedule.pipelined:
+            return [Part(self.current.span)]
+        spans = [block.span for block in self.blocks]
+        return self.config.schedule.active(spans, self.masked, self.begun)
 
     def drafts(self) -> list[int]:
         """Drafts to fill in on each canvas that the next evaluation evaluates at once."""
@@ -190,8 +201,11 @@ class DecodeState:
         self._count(evaluation, did, masks)
         self._reshape(did)
         settled = self.config.revise.settled(masks, len(did.replaced), self.unmasked_steps)
-        if not self.remaining and settled:
+        while self.block_index < len(self.blocks) and not self.remaining and settled:
             self._next_block()
+            if not self.config.schedule.pipelined:
+                break
+        self._begin_blocks()
         revises = self.config.revise.kind != "none"
         stopped = did.finished and (not revises or self.step == 0)
         self.done = stopped or self.block_index == len(self.blocks)
@@ -223,6 +237,14 @@ class DecodeState:
             self.masked = {position for position in self.masked if position < did.cut}
             kept = [block for block in self.blocks if block.span[0] < did.cut]
             self.blocks = [block.before(did.cut) for block in kept]
+
+    def _begin_blocks(self) -> None:
+        """Begin the next block of a pipeline if it is time; never fewer than are finished."""
+        if self.config.schedule.pipelined:
+            response = self.tokens[self.response_start :]
+            ended = self.config.stop.cuts and any(t in self.spec.eos_ids for t in response)
+            spans = [block.span for block in self.blocks]
+            self.begun = self.config.schedule.begun(spans, self.masked, self.begun, ended=ended)
 
     def _next_block(self) -> None:
         outer, end = self.current.outer, self.current.span[1]

@@ -43,7 +43,9 @@ class BlockCausalCache(Cache):
         pending = standing.exact < start
         if pending and self.append == "apart":
             first = standing.block[0] == start and standing.first_masked and spec.logit_shift
-            return Evaluation(range(standing.exact, start), range(start, start + bool(first)), False)
+            return Evaluation(
+                range(standing.exact, start), range(start, start + bool(first)), False
+            )
         if pending:
             return Evaluation(range(standing.exact, end), range(*standing.block), False)
         whole = self.within == "block" or standing.outer_steps == 0 or standing.first_masked

@@ -217,17 +217,19 @@ class Found:
         if outcome.decisions is None:
             return cls(step.rows, (), {}, (), set(), set(), set(), {}, None, None)
         decided, rows = outcome.decisions, outcome.decisions.rows
-        places = rows.positions[row].tolist()
+        mine = [n for n, owner in enumerate(outcome.owners) if owner == row]
+        places = rows.positions[mine].flatten().tolist()
 
         def where(flags: torch.Tensor) -> list[int]:
-            return [p for p, flag in zip(places, flags[row].tolist(), strict=True) if flag]
+            found = flags[mine].flatten().tolist()
+            return [p for p, flag in zip(places, found, strict=True) if flag]
 
         end = None if outcome.ends is None else outcome.ends[row]
         cut = None if outcome.cuts is None else outcome.cuts[row]
         return cls(
             rows=step.rows,
             offered=tuple(where(rows.offered)),
-            candidates=dict(zip(places, rows.ids[row].tolist(), strict=True)),
+            candidates=dict(zip(places, rows.ids[mine].flatten().tolist(), strict=True)),
             eligible=tuple(where(rows.eligible)),
             committed=set(step.positions) - set(step.revised),
             revised=set(where(decided.replaced)),
@@ -287,6 +289,7 @@ _SAME = {
     "committed": "_committed_since_refresh",
     "since_refresh": "_since_refresh",
     "exact": "_exact",
+    "begun": "_begun",
     "was_masked": "_was_masked",
     "tokens": "canvas",
     "masked": "_was_masked",
