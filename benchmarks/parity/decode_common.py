@@ -238,8 +238,12 @@ def record(
     published: Sequence[Published],
     plans: Sequence[dict[str, Any]],
     lengths: tuple[int, ...],
+    auxiliary: Sequence[Published] = (),
 ) -> None:
-    """Decodes every plan with a drawn model and prompt, and writes what came back."""
+    """Decodes every plan with a drawn model and prompt, and writes what came back.
+
+    The models called `auxiliary` are written behind those that decode.
+    """
     import transformers
 
     cases = []
@@ -262,7 +266,7 @@ def record(
             "probe": model.probe,
             "tensors": stored(model.model),
         }
-        for number, model in enumerate(published)
+        for number, model in enumerate([*published, *auxiliary])
     ]
     lines = [f'{{"source": {json.dumps(source, indent=1)},', '"models": [']
     lines += [",\n".join(json.dumps(model, separators=(",", ":")) for model in models), "],"]
