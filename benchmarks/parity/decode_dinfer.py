@@ -113,7 +113,7 @@ KINDS = {
     "credit": Kind("credit", credit, {"decoder": "threshold"}),
     "hierarchy": Kind("a token of each run of masks", hierarchy, {"decoder": "threshold"}),
     "vicinity": Kind("a window beyond the block", vicinity, {"prefix_look": None}),
-    "runner": Kind(
+    "dinfer_runner": Kind(
         "ending, unrolling, refreshing",
         runner,
         {"early_stop": False, "maximum_unroll": 1, "cache_update_freq": None},
