@@ -23,23 +23,23 @@ class Pool:
     Attributes:
         canvas: `[capacity, slots + 1]` int64 token ids; the last position is scratch.
         caches: `[capacity, G, slots + scratch, D]` per cache input.
-        carried: Candidate, logit and tail mass `[3, capacity]` float64 of the first position of
-            each sequence's block, as the last refresh predicted them.
         slots: Cache slots per sequence.
         scratch: Slots after these that padded rows and drafts write to.
         kept: What is left of the caches where a policy keeps a part of the keys.
         memory: What policies remember, by name and shape of an entry: `[capacity, slots + 1,
             ...]`, or `[capacity, ...]` where it is per sequence.
+        carried: Statistics of the first position of each sequence's block, as the last refresh
+            predicted it, by name and shape of one: `[capacity, ...]`.
     """
 
     canvas: Tensor
     caches: dict[str, Tensor]
-    carried: Tensor
     slots: int
     scratch: int = 1
     kept: dict[str, Tensor] = field(default_factory=dict)
     members: list[DecodeState] = field(default_factory=list)
     memory: dict[tuple[str, Remembered], Tensor] = field(default_factory=dict)
+    carried: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)
 
     @classmethod
     def allocate(
@@ -57,8 +57,7 @@ class Pool:
             for name, (groups, width) in shapes.items()
         }
         canvas = torch.zeros(capacity, slots + 1, dtype=torch.int64, device=device)
-        carried = torch.zeros(3, capacity, dtype=torch.float64, device=device)
-        return cls(canvas, caches, carried, slots, scratch)
+        return cls(canvas, caches, slots, scratch)
 
     def admit(self, state: DecodeState) -> None:
         """Lay out the canvas of `state` in the next free row."""
@@ -87,6 +86,14 @@ class Pool:
         for name, entry in remembered(state).items():
             place = (rows[:, None], positions) if entry.per == "position" else rows
             self.memory[name, entry][place] = memory[name]
+
+    def carried_of(self, name: str, statistic: Tensor) -> Tensor:
+        """What is carried of `statistic` `[B, R, ...]`: `[capacity, ...]`, to be changed."""
+        shape = statistic.shape[2:]
+        if (name, shape) not in self.carried:
+            zeros = statistic.new_zeros(len(self.canvas), *shape)
+            self.carried[name, shape] = zeros
+        return self.carried[name, shape]
 
     def _remember(self, name: str, entry: Remembered) -> None:
         if (name, entry) in self.memory:

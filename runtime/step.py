@@ -10,7 +10,7 @@ import torch
 
 from dllmc.runtime import branches
 from dllmc.runtime.inputs import Group, gather_group, plan_of, step_inputs
-from dllmc.runtime.offer import BASIC, named_statistics, offer, rows_of, values_of
+from dllmc.runtime.offer import named_statistics, offer, rows_of, values_of
 from dllmc.runtime.running import policy_inputs, run
 from dllmc.runtime.select import Decisions, decide
 from dllmc.runtime.told import Told, account
@@ -158,15 +158,15 @@ def _carry(spec: DenoiserSpec, pool: Pool, group: Group, found: dict[str, Tensor
         carries and e.head[0] - spec.logit_shift not in e.rows
         for carries, e in zip(carry, group.evaluations, strict=True)
     ]
-    device, rows = group.rows.device, group.rows
-    renewed = torch.tensor([evaluation.refresh for evaluation in group.evaluations], device=device)
-    fresh = torch.stack([found[name][:, 0].double() for name in BASIC])
-    kept = torch.where(renewed, fresh, pool.carried[:, rows])
-    pool.carried[:, rows] = kept
-    for name, first in zip(BASIC, kept, strict=True):
-        value = found[name]
-        first = torch.where(torch.tensor(wanted, device=device), first, value[:, 0].double())
-        found[name] = torch.cat((first[:, None].to(value.dtype), value[:, 1:]), dim=1)
+    renewed = [evaluation.refresh for evaluation in group.evaluations]
+    flags = torch.tensor([renewed, wanted], device=group.rows.device)
+    for name, value in found.items():
+        carried = pool.carried_of(name, value)
+        renews, takes = flags.view(2, -1, *[1] * (value.dim() - 2))
+        kept = torch.where(renews, value[:, 0], carried[group.rows])
+        carried[group.rows] = kept
+        first = torch.where(takes, kept, value[:, 0])
+        found[name] = torch.cat((first[:, None], value[:, 1:]), dim=1)
 
 
 def _finished(spec: DenoiserSpec, pool: Pool, states: list[DecodeState], eos: Tensor) -> Tensor:
