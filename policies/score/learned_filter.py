@@ -1,7 +1,7 @@
 """A small network judges the probabilities of a block (Learn2PD, arXiv 2509.25188).
 
-Its file is safetensors: `0.weight` `[H, W]`, `0.bias`, `2.weight` `[W, H]` and `2.bias`, as torch
-names what is `Sequential(Linear(W, H), ReLU(), Linear(H, W))`.
+Its file is safetensors, with the published names: `linear1.weight` `[H, W]` and `linear1.bias`,
+then ReLU, `linear2.weight` `[W, H]` and `linear2.bias`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dllmc.policies.standing import BlockProgress
     from dllmc.spec import DenoiserSpec
 
-_NAMES = ("0.weight", "0.bias", "2.weight", "2.bias")
+_NAMES = ("linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias")
 
 
 class LearnedFilter(Score):
@@ -114,13 +114,14 @@ def _load(path: str) -> tuple[Tensor, ...]:
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"`score.path`={path!r} cannot be read: {error}") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    hidden, width = (*shapes.get("0.weight", ()), 0, 0)[:2]
+    hidden, width = (*shapes.get(_NAMES[0], ()), 0, 0)[:2]
     expected = dict(
         zip(_NAMES, ((hidden, width), (hidden,), (width, hidden), (width,)), strict=True)
     )
     if shapes != expected:
         raise ConfigError(
             f"`score.path`={path!r} is no filter: its tensors are {shapes}, and expected are "
-            "`0.weight` [H, W], `0.bias` [H], `2.weight` [W, H] and `2.bias` [W]"
+            "`linear1.weight` [H, W], `linear1.bias` [H], `linear2.weight` [W, H] and "
+            "`linear2.bias` [W]"
         )
     return tuple(stored[name].double() for name in _NAMES)

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from golden.filters import draw_filter
 from rows.made import MASK, SPEC, predictions, rows
 from safetensors.torch import save_file
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dllmc.policies.commit.threshold import Threshold
 from dllmc.policies.config import DecodingConfig
 from dllmc.policies.progress import commit_oracle, commit_rows
-from dllmc.policies.score.learned_filter import LearnedFilter
+from dllmc.policies.score.learned_filter import _NAMES, LearnedFilter
 from dllmc.policies.standing import BlockProgress
 from dllmc.spec import ConfigError
 
@@ -24,23 +24,22 @@ PROGRESS = BlockProgress(step=0, masks=WIDTH, blocks=1, length=WIDTH)
 TAILS = [0.02, 1.5, 0.4, 7.0, 0.0, 0.1]
 
 
-def network(seed: int = 5) -> nn.Sequential:
-    torch.manual_seed(seed)
-    module = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
-    return module.requires_grad_(False).double()
+WEIGHTS = draw_filter(WIDTH, 5)
 
 
 @pytest.fixture
 def policy(tmp_path: Path) -> LearnedFilter:
     path = tmp_path / "filter.safetensors"
-    save_file({name: t.float() for name, t in network().state_dict().items()}, path)
+    save_file(WEIGHTS, path)
     return LearnedFilter(path=str(path))
 
 
 def probabilities(tails: list[float]) -> torch.Tensor:
-    given = torch.tensor([1 / (1 + tail) for tail in tails]).double()
-    rounded = network().float().double()
-    return torch.sigmoid(rounded(nn.functional.pad(given, (0, WIDTH - len(tails)))))
+    weights = {name: tensor.double() for name, tensor in WEIGHTS.items()}
+    x = torch.zeros(WIDTH).double()
+    x[: len(tails)] = torch.tensor([1 / (1 + tail) for tail in tails])
+    hidden = (weights["linear1.weight"] @ x + weights["linear1.bias"]).relu()
+    return (weights["linear2.weight"] @ hidden + weights["linear2.bias"]).sigmoid()
 
 
 @pytest.mark.parametrize("length", [1, 4, WIDTH])
@@ -100,9 +99,11 @@ def test_a_file_that_is_no_such_network_is_refused_by_name(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"`score\.path`='.*none' cannot be read"):
         missing.check_model(SPEC)
     other = tmp_path / "other.safetensors"
-    for weights in ({"0.weight": torch.zeros(3)}, {"0.weight": torch.zeros(3, 3)}):
+    for weights in ({_NAMES[0]: torch.zeros(3)}, {_NAMES[0]: torch.zeros(3, 3)}):
         save_file(weights, other)
-        with pytest.raises(ConfigError, match=r"is no filter: its tensors are \{'0\.weight'"):
+        with pytest.raises(
+            ConfigError, match=r"is no filter: its tensors are \{'linear1\.weight'"
+        ):
             LearnedFilter(path=str(other)).check_model(SPEC)
     other.write_text("no tensors")
     with pytest.raises(ConfigError, match="cannot be read"):
