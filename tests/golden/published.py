@@ -10,16 +10,17 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from golden import commits
+from golden.case import Case, case_of, config_of
 from golden.drawing import draw
 from safetensors.torch import save_file
 
 from dllmc.models.checkpoint import load_checkpoint
-from dllmc.policies.config import DecodingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,41 +28,10 @@ if TYPE_CHECKING:
     from dllmc.models import LoadedModel
 
 FOLDER = Path(__file__).parent
-SYSTEMS = ("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2", "d2f")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One decode.
-
-    Attributes:
-        number: Place in the file.
-        model: Place of the model in the file.
-        keys: What the decode asks for beyond the model's own keys of `config.json`.
-        way: Kind of decode, to group by.
-        config: Fields of our configuration, or None where there is no policy for it yet.
-        tokens: Returned, without what lies beyond the response.
-        nfe: Evaluations that our decoders should make; None where they may make fewer than
-            `most`, which is what the published loop made.
-    """
-
-    system: str
-    number: int
-    model: int
-    prompt: tuple[int, ...]
-    keys: tuple[tuple[str, Any], ...]
-    way: str
-    config: dict[str, Any] | None
-    tokens: list[int]
-    nfe: int | None
-    most: int
-
-    def agrees_on(self, nfe: int) -> bool:
-        return nfe <= self.most if self.nfe is None else nfe == self.nfe
-
-    def decoding(self) -> DecodingConfig:
-        assert self.config is not None
-        return DecodingConfig(**self.config)
+SYSTEMS = (
+    *("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2", "d2f"),
+    *commits.TRANSLATIONS,
+)
 
 
 @functools.cache
@@ -117,39 +87,17 @@ def of_way(system: str, way: str) -> list[Case]:
     return [case for case in cases(system) if case.way == way]
 
 
-def _case(system: str, number: int, told: dict[str, Any], **own: Any) -> Case:
-    shared = {"keys": (), "tokens": told["tokens"], "nfe": told["nfe"], "most": told["nfe"]}
-    prompt = tuple(told["prompt"])
-    return Case(system, number, told["model"], prompt, **(shared | own))
-
-
-def _config(
-    block_length: int,
-    commit: dict[str, Any],
-    cache: dict[str, Any] | str = "none",
-    *,
-    stop: str = "length",
-    **others: Any,
-) -> dict[str, Any]:
-    return {
-        "schedule": {"kind": "blocks", "block_length": block_length},
-        "commit": commit,
-        "cache": {"kind": cache} if isinstance(cache, str) else cache,
-        "stop": {"kind": stop},
-        **others,
-    }
-
-
 def _dream(number: int, told: dict[str, Any]) -> Case:
     """The full pass at a block's start commits the block's first token alone."""
     way, config = f"{told['cache']}, {told['alg']}", None
     if told["cache"] != "none":
         commit = {"kind": "threshold", "threshold": told["threshold"]}
-        config = _config(told["block_length"], commit, told["cache"])
-    elif told["alg"] == "maskgit_plus":
+        config = config_of(told["block_length"], commit, told["cache"])
+    elif told["alg"] in commits.ORDERS:
         commit = {"kind": "timesteps", "steps": told["steps"]}
-        config = _config(told["gen_length"], commit)
-    return _case("dream", number, told, way=way, config=config)
+        score = {"kind": commits.ORDERS[told["alg"]]}
+        config = config_of(told["gen_length"], commit, score=score)
+    return case_of("dream", number, told, way=way, config=config)
 
 
 def _llada_moe(number: int, told: dict[str, Any]) -> Case:
@@ -157,8 +105,8 @@ def _llada_moe(number: int, told: dict[str, Any]) -> Case:
         commit = {"kind": "threshold", "threshold": told["threshold"]}
     else:
         commit = {"kind": "quota", "steps": told["steps"]}
-    config = _config(told["block_length"], commit)
-    return _case("llada_moe", number, told, way=commit["kind"], config=config)
+    config = config_of(told["block_length"], commit)
+    return case_of("llada_moe", number, told, way=commit["kind"], config=config)
 
 
 def _sdar(number: int, told: dict[str, Any]) -> Case:
@@ -179,10 +127,10 @@ def _sdar(number: int, told: dict[str, Any]) -> Case:
         threshold = told.get("confidence_threshold", 1.0)
         steps = told["denoising_steps"]
         commit = {"kind": "dynamic", "threshold": threshold, "steps": steps}
-        config = _config(told["block_length"], commit, "block_causal", stop=stop)
+        config = config_of(told["block_length"], commit, "block_causal", stop=stop)
     way = f"{rule} until {stop}"
     own = {"keys": tuple(keys), "way": way, "config": config, "tokens": tokens, "nfe": nfe}
-    return _case("sdar", number, told, **own)
+    return case_of("sdar", number, told, **own)
 
 
 def _llada2(number: int, told: dict[str, Any], system: str = "llada2") -> Case:
@@ -198,13 +146,13 @@ def _llada2(number: int, told: dict[str, Any], system: str = "llada2") -> Case:
     if system == "llada21":
         threshold, steps = told["editing_threshold"], told["max_post_steps"]
         others = {"revise": {"kind": "edit", "threshold": threshold, "steps": steps}}
-    return _case(
+    return case_of(
         system,
         number,
         told,
         keys=tuple(keys),
         way=f"until {stop}",
-        config=_config(told["block_length"], commit, stop=stop, **others),
+        config=config_of(told["block_length"], commit, stop=stop, **others),
         nfe=None if stop == "eos" else told["nfe"],
     )
 
@@ -219,13 +167,13 @@ def _fast_dllm_v2(number: int, told: dict[str, Any]) -> Case:
         tokens, nfe, stop = told["tokens"], told["nfe"], "eos"
     commit = {"kind": "threshold", "threshold": told["threshold"]}
     cache = {"kind": "block_causal", "within": "sub_block" if cached else "block"}
-    return _case(
+    return case_of(
         "fast_dllm_v2",
         number,
         told,
         keys=tuple(keys),
         way=f"{loop}, {'block cache' if cached else 'whole block'}, until {stop}",
-        config=_config(told["small_block_size"], commit, cache, stop=stop),
+        config=config_of(told["small_block_size"], commit, cache, stop=stop),
         tokens=tokens,
         nfe=nfe,
     )
@@ -237,9 +185,10 @@ def _d2f(number: int, told: dict[str, Any]) -> Case:
     if told["block_add_threshold"] == 1:
         way = "one block after the other"
         commit = {"kind": "threshold", "threshold": told["skip_threshold"]}
-        config = _config(told["block_size"], commit, {"kind": "block_causal", "append": "joined"})
+        cache = {"kind": "block_causal", "append": "joined"}
+        config = config_of(told["block_size"], commit, cache)
     keys = (("block_size", told["block_size"]),)
-    return _case("d2f", number, told, keys=keys, way=way, config=config)
+    return case_of("d2f", number, told, keys=keys, way=way, config=config)
 
 
 TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
@@ -250,4 +199,5 @@ TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
     "llada21": functools.partial(_llada2, system="llada21"),
     "fast_dllm_v2": _fast_dllm_v2,
     "d2f": _d2f,
+    **commits.TRANSLATIONS,
 }

