@@ -27,15 +27,15 @@ class DkvCache(Cache):
     With full attention and logits that are not shifted the first two evaluations of a block cover
     everything, as published for LLaDA; with shifted ones the first of the response, and the
     second covers what follows the prompt, as published for Dream. With a `refresh_every` of 1
-    nothing is cached.
+    that counts steps nothing is cached.
 
     Attributes:
         refresh_every: Evaluate everything again whenever so many more tokens (or steps) of the
             block are done; None is never.
         counts: What `refresh_every` counts. Published code counts steps, which are tokens where
             each step commits one.
-        prompt: Whether the prompt's keys are refreshed too, or evaluated once (`PD` and `Prefill`
-            of the paper, the latter with `refresh_every` None).
+        prompt: Whether the prompt's keys are refreshed too, or evaluated once (`PD` of the paper,
+            and its `Prefill` with a `refresh_every` of 1 that counts steps).
         shift: With shifted logits, whether only rows that predict a masked position are evaluated
             (`un`), or masked rows too (`un_right`).
     """

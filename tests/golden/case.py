@@ -22,6 +22,7 @@ class Case:
         nfe: Evaluations that our decoders should make; None where they may make fewer than
             `most`, which is what the published loop made.
         length: Of the response, where more was asked for than returned.
+        rows: Positions of each evaluation, where that was recorded.
     """
 
     system: str
@@ -35,6 +36,7 @@ class Case:
     nfe: int | None
     most: int
     length: int | None = None
+    rows: list[int] | None = None
 
     @property
     def max_new_tokens(self) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from golden import commits
+from golden import caches, commits
 from golden.case import Case, case_of, config_of
 from golden.drawing import draw
 from safetensors.torch import save_file
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 SYSTEMS = (
-    *("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2", "d2f"),
+    *("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2"),
     *commits.TRANSLATIONS,
+    *caches.TRANSLATIONS,
 )
 
 
@@ -53,7 +54,7 @@ def model(system: str, number: int, keys: tuple[tuple[str, Any], ...] = ()) -> L
         state = loaded.module.state_dict()
         loaded.module.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
     spec = loaded.spec
-    if system == "d2f":  # as its adapters make of LLaDA
+    if system in ("d2f", "d2f_eos"):  # as its adapters make of LLaDA
         spec = spec.model_copy(
             update={
                 "attention": "block_causal",
@@ -179,18 +180,6 @@ def _fast_dllm_v2(number: int, told: dict[str, Any]) -> Case:
     )
 
 
-def _d2f(number: int, told: dict[str, Any]) -> Case:
-    """The pipeline only where a block begins when the one before is finished."""
-    way, config = "overlapping blocks", None
-    if told["block_add_threshold"] == 1:
-        way = "one block after the other"
-        commit = {"kind": "threshold", "threshold": told["skip_threshold"]}
-        cache = {"kind": "block_causal", "append": "joined"}
-        config = config_of(told["block_size"], commit, cache)
-    keys = (("block_size", told["block_size"]),)
-    return case_of("d2f", number, told, keys=keys, way=way, config=config)
-
-
 TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
     "dream": _dream,
     "llada_moe": _llada_moe,
@@ -198,6 +187,6 @@ TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
     "llada2": _llada2,
     "llada21": functools.partial(_llada2, system="llada21"),
     "fast_dllm_v2": _fast_dllm_v2,
-    "d2f": _d2f,
     **commits.TRANSLATIONS,
+    **caches.TRANSLATIONS,
 }

@@ -19,6 +19,8 @@ def check(case: Case) -> None:
     )
     assert output.tokens == case.tokens, case
     assert case.agrees_on(output.nfe), (output.nfe, case)
+    if case.rows is not None:
+        assert [len(step.evaluated) for step in output.trace] == case.rows, case
 
 
 @pytest.mark.parametrize(("system", "way"), WAYS)

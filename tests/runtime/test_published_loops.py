@@ -27,6 +27,8 @@ def check(case: Case) -> None:
     )
     assert output.tokens == case.tokens, case
     assert case.agrees_on(output.nfe), (output.nfe, case)
+    if case.rows is not None:
+        assert [len(step.rows) for step in output.trace] == case.rows, case
 
 
 def model_of(case: Case) -> tuple[int, tuple[tuple[str, Any], ...]]:
