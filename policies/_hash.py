@@ -6,6 +6,7 @@ in int64 with factors under 2^31, so that no product overflows.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -39,11 +40,38 @@ def uniform_of(counters: tuple[int, int, int], position: int) -> float:
     return ((_hash(seed & _MASK, seed >> 32, stream, position, nfe) >> 9) + 0.5) * 2.0**-23
 
 
+def gumbel(counters: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
+    """The noise that candidates are drawn with, `[N, L, vocab_size]` float32.
+
+    Args:
+        counters: `[N, 3]` int64: seed, stream, and steps before this one.
+        positions: `[N, L]` int64, of the rows that predict.
+        vocab_size: Of the denoiser.
+    """
+    seed, stream, nfe = counters[..., None].unbind(1)
+    rows = _hash_row(seed & _MASK, seed >> 32, stream, positions, nfe)
+    tokens = torch.arange(vocab_size, device=positions.device)
+    hashed = _mix(rows[..., None] ^ tokens)
+    return -torch.log(-torch.log(((hashed >> 9).to(torch.float32) + 0.5) * 2.0**-23))
+
+
+def gumbel_of(counters: tuple[int, int, int], position: int, vocab_size: int) -> list[float]:
+    """The same for one position."""
+    seed, stream, nfe = counters
+    row = _hash_row(seed & _MASK, seed >> 32, stream, position, nfe)
+    hashed = (_mix(row ^ token) for token in range(vocab_size))
+    return [-math.log(-math.log(((h >> 9) + 0.5) * 2.0**-23)) for h in hashed]
+
+
 def _hash(first: Number, *words: Number) -> Number:
+    return _mix(_hash_row(first, *words) ^ _NO_TOKEN)
+
+
+def _hash_row(first: Number, *words: Number) -> Number:
     hashed = _mix(first)
     for word in words:
         hashed = _mix(hashed ^ word)
-    return _mix(hashed ^ _NO_TOKEN)
+    return hashed
 
 
 def _mix(x: Number) -> Number:

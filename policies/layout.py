@@ -52,6 +52,9 @@ def lay_out(
     end = prompt_length + response_length
     if spec.attention == "block_causal":
         end = outer_block(spec, end - 1, prompt_length)[1]
+    if schedule.slides:
+        last = prompt_length + schedule.blocks(response_length)[0][1]
+        return end, [Block((prompt_length, last), (0, last), last - prompt_length)]
     if schedule.adapts:
         return end, [window_at(schedule, spec, prompt_length, prompt_length, end)]
     if spec.attention != "block_causal":

@@ -49,6 +49,8 @@ class Rows:
         waits: `[N]` bool, may commit nothing.
         counters: `[N, 3]` int64: seed, stream and evaluations before this one, for noise.
         order: `[N, L]`, what rows come first by, lower first, where that is not the doubt.
+        noised: `[N, L]` int64, positions whose noise the candidates were drawn with.
+        temperature: `[N]`, at which they were drawn; None where none was.
         extra: Statistics that policies have asked for, by name: `entropy` and `second` (the
             logit of the next best token) `[N, L]`, `top_ids` and `top_logits` `[N, L, k]`,
             `gathered` `[N, L, k]`, and `all` logits `[N, L, V]`.
@@ -70,6 +72,8 @@ class Rows:
     waits: Tensor
     counters: Tensor
     order: Tensor | None = None
+    noised: Tensor | None = None
+    temperature: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     vocab_size: int = 0
@@ -99,6 +103,8 @@ class Prediction:
         doubt: What the score makes of it.
         logits: `[V]` float64, without noise.
         counters: Seed, stream and evaluations before this one, for noise.
+        noised: Position whose noise the candidate was drawn with.
+        temperature: At which it was drawn.
         order: What rows come first by, lower first, where that is not the doubt.
         mask_id: Of the denoiser.
     """
@@ -113,6 +119,8 @@ class Prediction:
     doubt: float
     logits: NDArray[np.float64]
     counters: tuple[int, int, int] = (0, 0, 0)
+    noised: int = 0
+    temperature: float = 0.0
     order: float | None = None
     mask_id: int | None = None
 

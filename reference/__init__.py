@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dllmc.reference._generate import Denoiser, ReferenceOutput, generate
-from dllmc.reference.decoder import ReferenceDecoder, StepTrace
+from dllmc.reference._trace import StepTrace
+from dllmc.reference.decoder import ReferenceDecoder
 
 __all__ = ["Denoiser", "ReferenceDecoder", "ReferenceOutput", "StepTrace", "generate"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast, overload
 
-from dllmc.reference.decoder import ReferenceDecoder, StepTrace
+from dllmc.reference.decoder import ReferenceDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllmc.policies.config import DecodingConfig
+    from dllmc.reference._trace import StepTrace
     from dllmc.spec import DenoiserSpec
 
 
@@ -49,6 +50,7 @@ def generate(
     *,
     max_new_tokens: int = ...,
     stream: int = ...,
+    auxiliary: Denoiser | None = ...,
 ) -> ReferenceOutput: ...
 
 
@@ -60,6 +62,7 @@ def generate(
     *,
     max_new_tokens: int = ...,
     stream: int = ...,
+    auxiliary: Denoiser | None = ...,
 ) -> list[ReferenceOutput]: ...
 
 
@@ -70,6 +73,7 @@ def generate(
     *,
     max_new_tokens: int = 32,
     stream: int = 0,
+    auxiliary: Denoiser | None = None,
 ) -> ReferenceOutput | list[ReferenceOutput]:
     """Decode `prompt` the slow and obvious way; the oracle that the runtime is compared with.
 
@@ -79,6 +83,7 @@ def generate(
         config: How to decode.
         max_new_tokens: Length of the response.
         stream: Noise stream of the prompt, or of the first of a list.
+        auxiliary: The autoregressive model that the verify policy asks, if it does.
 
     Raises:
         ConfigError: `config` does not fit the model or the length.
@@ -87,11 +92,20 @@ def generate(
     if prompt and not isinstance(prompt[0], int):
         rows = cast("Sequence[Sequence[int]]", prompt)
         return [
-            generate(model, row, config, max_new_tokens=max_new_tokens, stream=stream + index)
+            generate(
+                model,
+                row,
+                config,
+                max_new_tokens=max_new_tokens,
+                stream=stream + index,
+                auxiliary=auxiliary,
+            )
             for index, row in enumerate(rows)
         ]
     ids = cast("Sequence[int]", prompt)
-    decoder = ReferenceDecoder(model.module, model.spec, ids, config, max_new_tokens, stream)
+    helper = None if auxiliary is None else auxiliary.module
+    given = ids, config, max_new_tokens, stream, helper
+    decoder = ReferenceDecoder(model.module, model.spec, *given)
     trace = []
     while not decoder.done:
         trace.append(decoder.step())

@@ -6,17 +6,19 @@ here is shared with the runtime but the policies, and of those only the oracles 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dllmc.policies.layout import lay_out, window_at
 from dllmc.policies.progress import commit_oracle, surest_first
-from dllmc.policies.standing import BlockProgress, Part, Standing, part_progress
-from dllmc.reference.evaluation import Evaluator, predict
+from dllmc.policies.standing import BlockProgress, part_progress
+from dllmc.reference._place import Place
+from dllmc.reference._trace import StepTrace
+from dllmc.reference.auxiliary import next_tokens
+from dllmc.reference.evaluation import predict
 from dllmc.reference.memory import Filter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -24,43 +26,11 @@ if TYPE_CHECKING:
 
     from dllmc.policies.axes import Memory
     from dllmc.policies.config import DecodingConfig
-    from dllmc.policies.layout import Block
     from dllmc.policies.rows import Prediction
     from dllmc.spec import DenoiserSpec
 
 
-@dataclass(frozen=True, slots=True)
-class StepTrace:
-    """One evaluation and what was decided from it. Positions are those of the canvas.
-
-    Attributes:
-        evaluated: Positions evaluated, ascending.
-        refresh: Whether the evaluation is a refresh by the cache's rule.
-        block: Start and end of the block that is decoded.
-        predictions: Of all positions that were offered, ascending, as the score judged them.
-        eligible: Those of them that might commit.
-        committed: Position and token of what this step commits or replaces, ascending.
-        revised: Those of the positions that held another token before.
-        reopened: Positions that are masked again.
-        end: Where the block ends, if its schedule chose in this step.
-        cut: Where the response ends, if the stop policy said so in this step.
-        steps: Steps that were verified in this one evaluation.
-    """
-
-    evaluated: tuple[int, ...]
-    refresh: bool
-    block: tuple[int, int]
-    predictions: tuple[Prediction, ...]
-    eligible: tuple[int, ...]
-    committed: tuple[tuple[int, int], ...]
-    revised: tuple[int, ...] = ()
-    reopened: tuple[int, ...] = ()
-    end: int | None = None
-    cut: int | None = None
-    steps: int = 1
-
-
-class ReferenceDecoder:
+class ReferenceDecoder(Place):
     """Decodes one prompt, one evaluation per `step`.
 
     Args:
@@ -71,6 +41,7 @@ class ReferenceDecoder:
         config: How to decode.
         max_new_tokens: Length of the response.
         stream: Tells the sequences of a batch apart when sampling.
+        auxiliary: The autoregressive model that the verify policy asks, if it does.
 
     Attributes:
         canvas: Prompt, padded to its slots if it has any, and response.
@@ -90,38 +61,13 @@ class ReferenceDecoder:
         config: DecodingConfig,
         max_new_tokens: int,
         stream: int = 0,
+        auxiliary: nn.Module | None = None,
     ) -> None:
-        config.check_model(spec)
-        prepared = spec.prepare_prompt(prompt, max_new_tokens)
-        self.spec, self.config, self.stream = spec, config, stream
-        length, self._blocks = lay_out(config.schedule, spec, len(prepared), max_new_tokens)
-        config.commit.check(max_new_tokens, len(self._blocks))
-        self.canvas = prepared + [spec.mask_id] * (length - len(prepared))
-        self.done = False
-        self.nfe = 0
-        self._response_start = len(prepared)
-        self._response_end = len(prepared) + max_new_tokens
-        self._evaluator = Evaluator(module, spec, config, len(prepared))
+        super().__init__(module, spec, prompt, config, max_new_tokens, stream, auxiliary)
         self._memory: dict[str, Memory] = {p.axis: {} for p in config.policies}
         self._mixtures: dict[int, dict[int, float]] = {}
         self._carried: Prediction | None = None
         self._judged: list[Prediction] = []
-        self._draws = 0
-        self._was_masked = self._masked()
-        self._block = 0
-        self._step_of_block = 0
-        self._step_of_outer = 0
-        self._unmasked_steps = 0
-        self._committed_since_refresh = 0
-        self._since_refresh = 0
-        self._exact = 0
-        self._begun = 0
-        self._begin_blocks()
-
-    @property
-    def response(self) -> list[int]:
-        """The response as it stands, masks included."""
-        return self.canvas[self._response_start : self._response_end]
 
     @property
     def output(self) -> list[int]:
@@ -131,21 +77,6 @@ class ReferenceDecoder:
                 if token in self.spec.eos_ids:
                     return self.response[: index + 1]
         return self.response
-
-    @property
-    def progress(self) -> BlockProgress:
-        """Where the sequence stands in its block."""
-        start, end = self._current.span
-        return BlockProgress(
-            step=self._step_of_block,
-            masks=end - start,
-            blocks=len(self._blocks),
-            remaining=self._remaining(),
-            length=self._current.length,
-            offset=start - self._response_start,
-            response=len(self.canvas) - self._response_start,
-            evaluations=self._draws,
-        )
 
     def step(self, follow: StepTrace | None = None) -> StepTrace:
         """Evaluate once and commit.
@@ -188,10 +119,6 @@ class ReferenceDecoder:
         self._write(trace if follow is None else follow)
         return trace
 
-    @property
-    def _current(self) -> Block:
-        return self._blocks[self._block]
-
     def _drafts(self) -> list[list[int]]:
         """The canvas, and what it would be after each further draft that is verified with it."""
         standing = self._standing()
@@ -209,39 +136,6 @@ class ReferenceDecoder:
                     canvas[masked[index].position] = masked[index].candidate
                 found.append(canvas)
         return found
-
-    def _opens(self, rows: Collection[int]) -> bool:
-        """Whether evaluating `rows` decides where the block ends."""
-        # Appending a finished block shows nothing of the next.
-        begins = self._step_of_block == 0 and max(rows) >= self._current.outer[0]
-        return self.config.schedule.adapts and begins
-
-    def _masked(self) -> frozenset[int]:
-        return frozenset(p for p, token in enumerate(self.canvas) if token == self.spec.mask_id)
-
-    def _standing(self) -> Standing:
-        block, last = self._current, self._current
-        if self.config.schedule.pipelined:
-            last = self._blocks[self._begun - 1]
-        return Standing(
-            block=(block.span[0], last.span[1]),
-            whole=(block.whole[0], last.span[1]),
-            outer=(block.outer[0], last.outer[1]),
-            reach=last.outer[1],
-            step=self._step_of_block,
-            outer_steps=self._step_of_outer,
-            committed=self._committed_since_refresh,
-            first_masked=self.canvas[block.whole[0]] == self.spec.mask_id,
-            exact=self._exact,
-            since_refresh=self._since_refresh,
-            prompt=self._response_start,
-            masked=self._masked(),
-            was_masked=self._was_masked,
-            evaluations=self._draws,
-        )
-
-    def _remaining(self) -> int:
-        return self.canvas[slice(*self._current.span)].count(self.spec.mask_id)
 
     def _predict(
         self, logits: NDArray[np.float64], position: int, rows: set[int], refresh: bool
@@ -313,6 +207,8 @@ class ReferenceDecoder:
             committed = {row.position for row in eligible}
         if held:
             committed = set()
+        if config.verify.auxiliary == "step":
+            committed = config.verify.accept_oracle(eligible, committed, self._said_of(eligible))
         replaced, reopened = config.revise.oracle(judged, committed, progress, memory["revise"])
         cut = config.stop.cut_oracle(judged, committed, self.spec.eos_ids, progress)
         self._mixtures |= mixtures
@@ -330,75 +226,11 @@ class ReferenceDecoder:
             None if cut is None or cut >= len(self.canvas) else cut,
         )
 
-    def _write(self, trace: StepTrace) -> None:
-        """Commit, and move on to where the next step stands."""
-        masks, block = self._remaining(), self._current
-        self._was_masked = self._masked()
-        for position, token in trace.committed:
-            self.canvas[position] = token
-        for position in trace.reopened:
-            self.canvas[position] = self.spec.mask_id
-        self.nfe += 1
-        self._draws += trace.steps
-        unmasked = len(trace.committed) - len(trace.revised)
-        # K and V of a refresh are from before its own commits, so these count.
-        self._committed_since_refresh = unmasked + (
-            0 if trace.refresh else self._committed_since_refresh
-        )
-        self._since_refresh = trace.steps + (0 if trace.refresh else self._since_refresh)
-        # Everything before the outer block was final when this step evaluated it.
-        if set(range(self._exact, block.outer[0])) <= set(trace.evaluated):
-            self._exact = max(self._exact, block.outer[0])
-        if trace.evaluated[-1] >= block.outer[0]:
-            self._step_of_block += trace.steps
-            self._step_of_outer += trace.steps
-            self._unmasked_steps += masks == 0
-        self._reshape(trace)
-        settled = self.config.revise.settled(masks, len(trace.revised), self._unmasked_steps)
-        while self._block < len(self._blocks) and self._remaining() == 0 and settled:
-            self._next_block()
-            if not self.config.schedule.pipelined:
-                break
-        self._begin_blocks()
-        finished = self.config.stop.oracle(
-            self.canvas[self._response_start :], self.spec.mask_id, self.spec.eos_ids
-        )
-        if self.config.revise.kind != "none" and self._step_of_block > 0:
-            finished = False  # what stands in this block may still be replaced
-        self.done = finished or self._block == len(self._blocks)
-
-    def _reshape(self, trace: StepTrace) -> None:
-        """End the block where its schedule chose, and the canvas where the response was cut."""
-        if trace.end is not None:
-            self._blocks[self._block] = self._current.ending(trace.end)
-        if trace.cut is not None:
-            self.canvas = self.canvas[: trace.cut]
-            self._evaluator.truncate(trace.cut)
-            kept = [block for block in self._blocks if block.span[0] < trace.cut]
-            self._blocks = [block.before(trace.cut) for block in kept]
-
-    def _begin_blocks(self) -> None:
-        """Begin the next block of a pipeline if it is time."""
-        if self.config.schedule.pipelined:
-            response = self.canvas[self._response_start :]
-            ended = self.config.stop.cuts and any(t in self.spec.eos_ids for t in response)
-            spans = [block.span for block in self._blocks]
-            masked = self._masked()
-            self._begun = self.config.schedule.begun(spans, masked, self._begun, ended=ended)
-
-    def _parts(self) -> list[Part]:
-        """What is decided over, each apart."""
-        if not self.config.schedule.pipelined:
-            return [Part(self._current.span)]
-        spans = [block.span for block in self._blocks]
-        return self.config.schedule.active(spans, self._masked(), self._begun)
-
-    def _next_block(self) -> None:
-        outer, end = self._current.outer, self._current.span[1]
-        self._block += 1
-        self._step_of_block = self._unmasked_steps = 0
-        if self.config.schedule.adapts and end < len(self.canvas):
-            place = end, self._response_start, len(self.canvas)
-            self._blocks.append(window_at(self.config.schedule, self.spec, *place))
-        if self._block < len(self._blocks) and self._current.outer != outer:
-            self._step_of_outer = 0
+    def _said_of(self, rows: Sequence[Prediction]) -> list[NDArray[np.float64]]:
+        """What the auxiliary model says of each position after the candidates before it."""
+        assert self._auxiliary is not None
+        canvas = list(self.canvas)
+        for row in rows:
+            canvas[row.position] = row.candidate
+        logits = next_tokens(self._auxiliary, canvas[: rows[-1].position + 1])
+        return [logits[row.position - 1] for row in rows]

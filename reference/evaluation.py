@@ -55,7 +55,7 @@ class Evaluator:
         device = next(self.module.parameters()).device
         tokens = torch.tensor([canvas], device=device)
         soft = {p: m for p, m in mixtures.items() if canvas[p] == self.spec.mask_id}
-        limits = self._limits(len(canvas), device)
+        limits = self._limits(canvas, evaluated, device)
         with torch.no_grad(), MixedEmbeddings(tokens, soft):
             if self.config.cache.kind == "none" and limits is None:
                 logits = self.module(tokens)
@@ -75,7 +75,13 @@ class Evaluator:
         """Forget what was remembered of positions from `length` on."""
         self.memory.truncate(length)
 
-    def _limits(self, length: int, device: torch.device) -> torch.Tensor | None:
+    def _limits(
+        self, canvas: list[int], evaluated: Set[int], device: torch.device
+    ) -> torch.Tensor | None:
+        length = len(canvas)
+        if self.config.schedule.slides:
+            # What lies beyond the window is not on the canvas yet.
+            return torch.full((length,), max(evaluated) + 1, device=device)
         if self.spec.attention != "block_causal" or self.spec.blocks_from != "response":
             return None
         found = [attention_limit(self.spec, p, self._prompt_length, length) for p in range(length)]
@@ -123,5 +129,7 @@ def predict(
         doubt=tail_mass,
         logits=logits,
         counters=counters,
+        noised=row,
+        temperature=config.temperature,
         mask_id=spec.mask_id,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from dllmc import kernels
 from dllmc.artifact import Messages, Package, load_package
 from dllmc.policies.config import DecodingConfig
+from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.hardware import detect_hardware
 from dllmc.runtime.output import Output
 from dllmc.runtime.pool import Pool, scratch_of
@@ -25,7 +27,6 @@ from dllmc.spec import PlanError, PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from dllmc.spec import DenoiserSpec, HardwareKey, StepPlan
 
@@ -48,8 +49,11 @@ class Engine:
         device: Where to run.
         database: The user's tuning database, looked into after the package's own records and
             before the shipped ones; None is its usual place.
+        auxiliary: The autoregressive model that `verify` policies may ask: a compiled model, its
+            package, or the path of its artifact; None is none.
 
     Raises:
+        ConfigError: The auxiliary model is none, or has another vocabulary.
         UsageError: The back end is unknown.
     """
 
@@ -60,6 +64,7 @@ class Engine:
         backend: str | None = None,
         device: str | torch.device = "cpu",
         database: str | Path | None = None,
+        auxiliary: Any = None,
     ) -> None:
         # Graphs name operators, which importing `kernels` has registered.
         assert kernels.canonical_names()
@@ -67,7 +72,8 @@ class Engine:
         self.backend = backend or package.backend
         self.device = torch.device(device)
         self.database = database
-        self.programs = self._programs()
+        self.programs = self._programs(package)
+        self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self._shapes = cache_shapes(package.graphs["greedy"])
 
     @classmethod
@@ -79,11 +85,21 @@ class Engine:
         """
         return cls(load_package(path), **options)
 
-    def _programs(self) -> Programs:
+    def _auxiliary(self, given: Any) -> Auxiliary:
+        package = load_package(given) if isinstance(given, str | Path) else given
+        package = getattr(package, "package", package)
+        if not isinstance(package, Package):
+            raise UsageError(
+                f"`auxiliary`={given!r} is no compiled model; compile it first, or give the path "
+                "of its artifact"
+            )
+        return Auxiliary(package, self._programs(package), self.package)
+
+    def _programs(self, package: Package) -> Programs:
         if self.backend == "eager":
-            return EagerPrograms(self.package)
+            return EagerPrograms(package)
         if self.backend == "inductor":
-            return InductorPrograms(self.package, self.device)
+            return InductorPrograms(package, self.device)
         hint = nearest(self.backend, _BACKENDS)
         raise UsageError(f"`backend`={self.backend!r} is unknown; {hint}")
 
@@ -213,7 +229,10 @@ class Engine:
             scratch=max(map(scratch_of, states)),
         )
         for state in states:
+            check_auxiliary(self.auxiliary, self.spec, state)
             pool.admit(state)
+        if self.auxiliary is not None:
+            self.auxiliary.allocate(pool)
         return pool, states
 
     def step(self, pool: Pool, states: Sequence[DecodeState]) -> StepOutcome | None:
@@ -225,7 +244,7 @@ class Engine:
         group = next_group(states)
         if not group:
             return None
-        return evaluate(self.programs, self.spec, pool, group, self.dtype)
+        return evaluate(self.programs, self.spec, pool, group, self.dtype, self.auxiliary)
 
     def generate(
         self,

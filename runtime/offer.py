@@ -131,8 +131,16 @@ def rows_of(
         counters=group.counters[owner],
         extra={name: value for name, value in found.items() if name not in BASIC},
         memory=pool.recall(group.states[0], offered.rows, positions),
+        noised=offered.take(group.positions.gather(1, group.head_rows)),
+        temperature=_temperature(offered),
         vocab_size=spec.vocab_size,
     )
+
+
+def _temperature(offered: Offer) -> Tensor | None:
+    states = offered.group.states
+    found = [states[owner].config.temperature for owner in offered.owners]
+    return torch.tensor(found, device=offered.group.rows.device) if any(found) else None
 
 
 def values_of(offered: Offer) -> dict[str, dict[str, Tensor]]:

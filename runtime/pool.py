@@ -25,6 +25,7 @@ class Pool:
         caches: `[capacity, G, slots + scratch, D]` per cache input.
         slots: Cache slots per sequence.
         scratch: Slots after these that padded rows and drafts write to.
+        auxiliary: Caches of the auxiliary model, if it is asked.
         kept: What is left of the caches where a policy keeps a part of the keys.
         memory: What policies remember, by name and shape of an entry: `[capacity, slots + 1,
             ...]`, or `[capacity, ...]` where it is per sequence.
@@ -37,6 +38,7 @@ class Pool:
     slots: int
     scratch: int = 1
     kept: dict[str, Tensor] = field(default_factory=dict)
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
     members: list[DecodeState] = field(default_factory=list)
     memory: dict[tuple[str, Remembered], Tensor] = field(default_factory=dict)
     carried: dict[tuple[str, torch.Size], Tensor] = field(default_factory=dict)

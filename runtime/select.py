@@ -65,6 +65,7 @@ def decide(config: DecodingConfig, rows: Rows, values: Values, eos_ids: Tensor) 
         committed = committed | (rows.eligible & filled[:, None])
     if held is not None:
         committed = committed & ~held[:, None]
+    committed = config.verify.accept(rows, committed, values["verify"])
     rows, revision = config.revise.select(rows, committed, values["revise"])
     rows = config.verify.draft(rows)
     changed = committed | revision.replaced

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from dllmc.policies.layout import lay_out, window_at
+from dllmc.policies.layout import Block, lay_out, window_at
 from dllmc.policies.standing import BlockProgress, Evaluation, Part, Standing
+from dllmc.runtime.trace import TraceStep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from dllmc.policies.config import DecodingConfig
-    from dllmc.policies.layout import Block
-    from dllmc.runtime.trace import TraceStep
     from dllmc.spec import DenoiserSpec
 
 
@@ -87,6 +86,9 @@ class DecodeState:
         self.committed = 0
         self.exact = 0
         self.begun = 0
+        self.known = 0
+        self.pending = False
+        self.auxiliary_nfe = 0
         self.nfe = 0
         self.draws = 0
         self.done = False
@@ -201,14 +203,79 @@ class DecodeState:
         self._count(evaluation, did, masks)
         self._reshape(did)
         settled = self.config.revise.settled(masks, len(did.replaced), self.unmasked_steps)
+        if self.config.schedule.slides:
+            self._slide()
+        elif self.config.verify.auxiliary == "block" and not self.remaining:
+            self.pending = True
+        else:
+            self._leave_blocks(settled=settled)
+        self._begin_blocks()
+        revises = self.config.revise.kind != "none"
+        stopped = did.finished and (not revises or self.step == 0) and not self.pending
+        self.done = stopped or self.block_index == len(self.blocks)
+
+    def judged(self, taken: Sequence[int]) -> None:
+        """Keep of the finished block what the auxiliary model would have taken as well.
+
+        Args:
+            taken: At each position of the block, and at the one after it.
+        """
+        start, end = self.current.span
+        same = [self.tokens[p] == t for p, t in zip(range(start, end), taken, strict=False)]
+        kept = start + (same.index(False) if False in same else len(same))
+        # One more token is the auxiliary model's own, also after a block that stays whole.
+        written = {kept: taken[kept - start]} if kept < self.length else {}
+        reopened = range(kept + 1, end)
+        for position in reopened:
+            self.tokens[position] = self.spec.mask_id
+        for position, token in written.items():
+            self.tokens[position] = token
+        self.masked = self.masked.union(reopened).difference(written)
+        self.known, self.pending = kept, False
+        told = sorted({**written, **dict.fromkeys(reopened, self.spec.mask_id)}.items())
+        self.trace.append(
+            TraceStep(
+                nfe=self.nfe,
+                rows=(),
+                positions=tuple(position for position, _ in told),
+                tokens=tuple(token for _, token in told),
+                confidences=tuple(1.0 for _ in told),
+                revised=tuple(position for position, _ in told if position < end),
+                plan="auxiliary",
+            )
+        )
+        self._go_on(kept + 1)
+
+    def _go_on(self, start: int) -> None:
+        """Lay the blocks out anew from `start` on."""
+        place = self.response_start, self.length - self.response_start
+        ahead = self.config.schedule.blocks(place[0] + place[1] - start)
+        following = [
+            Block((start + a, min(start + b, self.length)), self.current.outer, b - a)
+            for a, b in ahead
+        ]
+        self.blocks = [*self.blocks[: self.block_index + 1], *following]
+        self._next_block()
+        response = self.tokens[self.response_start : self.length]
+        ended = self.config.stop.oracle(response, self.spec.mask_id, self.spec.eos_ids)
+        self.done = ended or self.block_index == len(self.blocks)
+
+    def _slide(self) -> None:
+        """Move the window to the first masked position."""
+        if not self.masked:
+            self.block_index = len(self.blocks)
+            return
+        start = self.known = min(self.masked)
+        width = self.config.schedule.blocks(self.length - start)[0][1]
+        end = min(start + width, self.length)
+        self.blocks = [Block((start, end), (0, end), end - start)]
+
+    def _leave_blocks(self, *, settled: bool) -> None:
+        """Go on from blocks that are finished."""
         while self.block_index < len(self.blocks) and not self.remaining and settled:
             self._next_block()
             if not self.config.schedule.pipelined:
                 break
-        self._begin_blocks()
-        revises = self.config.revise.kind != "none"
-        stopped = did.finished and (not revises or self.step == 0)
-        self.done = stopped or self.block_index == len(self.blocks)
 
     def _count(self, evaluation: Evaluation, did: Advance, masks: int) -> None:
         self.nfe += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dllmc.runtime import branches
+from dllmc.runtime.auxiliary import verify_blocks
 from dllmc.runtime.inputs import Group, gather_group, plan_of, step_inputs
 from dllmc.runtime.offer import named_statistics, offer, rows_of, values_of
 from dllmc.runtime.running import policy_inputs, run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dllmc.runtime.auxiliary import Auxiliary
     from dllmc.runtime.offer import Offer
     from dllmc.runtime.pool import Pool
     from dllmc.runtime.programs import Programs
@@ -56,7 +58,12 @@ def structure(state: DecodeState) -> tuple[object, ...]:
 
 
 def evaluate(
-    programs: Programs, spec: DenoiserSpec, pool: Pool, states: list[DecodeState], dtype: str
+    programs: Programs,
+    spec: DenoiserSpec,
+    pool: Pool,
+    states: list[DecodeState],
+    dtype: str,
+    auxiliary: Auxiliary | None = None,
 ) -> StepOutcome:
     """Evaluate `states`, which share their `structure`, and commit what their policies select."""
     begun = time.perf_counter()
@@ -72,12 +79,17 @@ def evaluate(
     found = named_statistics(plan, statistics)
     if spec.logit_shift:
         _carry(spec, pool, group, found)
+    if auxiliary is not None and states[0].config.verify.auxiliary == "step":
+        found["auxiliary"] = auxiliary.about_candidates(pool, group, found["ids"])
     parts = [state.parts() for state in states]
     offered = offer(group, [state.progress for state in states], parts)
     decisions, eos = _decide(spec, pool, offered, found)
     _write(pool, offered.rows, decisions, states[0])
     told = Told(decisions, offered.owners, _finished(spec, pool, states, eos))
-    return _outcome(plan, states, decisions, told, offered.owners, begun)
+    outcome = _outcome(plan, states, decisions, told, offered.owners, begun)
+    if auxiliary is not None:
+        verify_blocks(auxiliary, pool, states)
+    return outcome
 
 
 def _evaluate_lanes(

@@ -32,7 +32,7 @@ class Quota(Commit):
 
     @property
     def properties(self) -> frozenset[str]:
-        plans = set() if self.steps is None else {"plans_block"}
+        plans = set() if self.steps is None else {"plans_block", "counts_blocks"}
         return super().properties | plans
 
     def count(self, progress: BlockProgress) -> int:

@@ -1,0 +1,40 @@
+"""One evaluation of the reference decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dllmc.policies.rows import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """One evaluation and what was decided from it. Positions are those of the canvas.
+
+    Attributes:
+        evaluated: Positions evaluated, ascending.
+        refresh: Whether the evaluation is a refresh by the cache's rule.
+        block: Start and end of the block that is decoded.
+        predictions: Of all positions that were offered, ascending, as the score judged them.
+        eligible: Those of them that might commit.
+        committed: Position and token of what this step commits or replaces, ascending.
+        revised: Those of the positions that held another token before.
+        reopened: Positions that are masked again.
+        end: Where the block ends, if its schedule chose in this step.
+        cut: Where the response ends, if the stop policy said so in this step.
+        steps: Steps that were verified in this one evaluation.
+    """
+
+    evaluated: tuple[int, ...]
+    refresh: bool
+    block: tuple[int, int]
+    predictions: tuple[Prediction, ...]
+    eligible: tuple[int, ...]
+    committed: tuple[tuple[int, int], ...]
+    revised: tuple[int, ...] = ()
+    reopened: tuple[int, ...] = ()
+    end: int | None = None
+    cut: int | None = None
+    steps: int = 1
