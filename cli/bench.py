@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllmc.cli._config import describe
+from dllmc.cli._config import describe, read_config
 from dllmc.cli._console import output, print_json, progress, say, table
+from dllmc.cli._floors import Work, distance_json, distance_table, distances
 from dllmc.cli._subject import open_engine, response_length, task_name
 from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
@@ -55,19 +56,34 @@ def command(
     task: Annotated[
         str | None, typer.Option(help="Where prompts come from; else they are random tokens.")
     ] = None,
+    config: Annotated[
+        list[str] | None, typer.Option(help="One more configuration; may be given several times.")
+    ] = None,
+    oracle: Annotated[
+        bool,
+        typer.Option(
+            "--oracle",
+            help="Instead of times, evaluations: each configuration's, and the fewest that one "
+            "would need who knew the final tokens; of every built-in task where none is given.",
+        ),
+    ] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time QUALITY_REFERENCE, SPEED_BASELINE and the record in force, interleaved."""
+    """Time QUALITY_REFERENCE, SPEED_BASELINE and the record in force, interleaved; or count."""
     for name, value in (("batch", batch), ("prompts", prompts), ("rounds", rounds)):
         if value < 1:
             raise UsageError(f"`--{name}`={value} must be at least 1")
+    more = _more(config or [])
     engine = open_engine(art, backend=backend, database=db)
+    if oracle:
+        _print_floors(engine, task, more, prompts, batch, max_new_tokens, as_json=json)
+        return
     ids, length = _prompts(engine, task, prompts, max_new_tokens)
     choice = _auto(engine, task, min(batch, prompts), length)
-    measured = _measure(engine, choice.config, ids, length, batch, rounds)
+    measured = _measure(engine, _named(choice.config) | more, ids, length, batch, rounds)
     if json:
         print_json(_json(engine, measured, choice.record, choice.match))
         return
@@ -76,6 +92,48 @@ def command(
     output().print(_rates(measured))
     say(f"\nauto is {choice.match}: {describe(choice.config)}\n")
     output().print(_steps(measured))
+
+
+def _more(texts: Sequence[str]) -> dict[str, DecodingConfig]:
+    """Configurations beside those that are always there, by what they were called."""
+    read = {text: read_config(text) for text in texts}
+    return {
+        describe(config) if text.lstrip().startswith("{") else text: config
+        for text, config in read.items()
+        if config is not None
+    }
+
+
+def _named(auto: DecodingConfig) -> dict[str, DecodingConfig]:
+    from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE
+
+    return {_REFERENCE: QUALITY_REFERENCE, _BASELINE: SPEED_BASELINE, _AUTO: auto}
+
+
+def _print_floors(
+    engine: Engine,
+    task: str | None,
+    more: dict[str, DecodingConfig],
+    prompts: int,
+    batch: int,
+    length: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    from dllmc.tasks import task_names
+
+    every = task_names() if engine.package.tokenizer is not None else (None,)
+    works = {}
+    for name in every if task is None else (task,):
+        ids, tokens = _prompts(engine, name, prompts, length)
+        auto = _auto(engine, name, min(batch, prompts), tokens)
+        works[name or "random tokens"] = Work(ids, tokens, _named(auto.config) | more)
+    found = distances(engine, works, batch)
+    if as_json:
+        print_json({**_subject(engine), "prompts": prompts, "tasks": distance_json(found, works)})
+        return
+    say(f"{engine.name}, {engine.numerics}; {prompts} prompts of each task\n")
+    output().print(distance_table(found))
 
 
 def _prompts(
@@ -103,19 +161,13 @@ def _auto(engine: Engine, task: str | None, batch: int, length: int) -> Choice:
 
 def _measure(
     engine: Engine,
-    auto: DecodingConfig,
+    configs: Mapping[str, DecodingConfig],
     prompts: Sequence[Sequence[int]],
     length: int,
     batch: int,
     rounds: int,
 ) -> dict[str, Measured]:
-    from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE
-
-    found = {
-        _REFERENCE: Measured(QUALITY_REFERENCE),
-        _BASELINE: Measured(SPEED_BASELINE),
-        _AUTO: Measured(auto),
-    }
+    found = {name: Measured(config) for name, config in configs.items()}
     with progress() as bar:
         line = bar.add_task("first steps, which compile", total=len(found) * (rounds + 1))
         for entry in found.values():
@@ -123,9 +175,10 @@ def _measure(
             bar.advance(line)
         for number in range(rounds):
             bar.update(line, description=f"round {number + 1}")
-            # Each configuration comes first, second and last in turn: machines drift.
+            # Each configuration comes first, second and so on in turn: machines drift.
             names = list(found)
-            for name in names[number % 3 :] + names[: number % 3]:
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
                 _decode(engine, found[name], prompts, length, batch)
                 bar.advance(line)
     return found
@@ -187,13 +240,19 @@ def _spread(seconds: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(ordered), ordered[0], ordered[int(0.9 * (len(ordered) - 1))]
 
 
-def _json(
-    engine: Engine, measured: dict[str, Measured], record: str | None, match: str
-) -> dict[str, Any]:
+def _subject(engine: Engine) -> dict[str, str]:
     return {
         "model": engine.name,
         "numerics": engine.numerics,
         "hardware": engine.hardware.id,
+    }
+
+
+def _json(
+    engine: Engine, measured: dict[str, Measured], record: str | None, match: str
+) -> dict[str, Any]:
+    return {
+        **_subject(engine),
         "record": record,
         "match": match,
         "configurations": {
