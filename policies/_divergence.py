@@ -34,7 +34,7 @@ class Tops(NamedTuple):
 
 def tops(rows: Rows, count: int) -> Tops:
     """The first `count` tokens of each row, which the statistic `top` holds."""
-    total = rows.logits + torch.log1p(rows.tail)
+    total = rows.logits + rows.tail.log1p() if rows.total is None else rows.total
     ids, logits = (rows.extra[name][..., :count] for name in ("top_ids", "top_logits"))
     logps = (logits - total[..., None]).clamp(min=_LOWEST)
     return Tops(ids, torch.where(ids == rows.mask_id, -torch.inf, logps))

@@ -51,6 +51,8 @@ class Rows:
         order: `[N, L]`, what rows come first by, lower first, where that is not the doubt.
         noised: `[N, L]` int64, positions whose noise the candidates were drawn with.
         temperature: `[N]`, at which they were drawn; None where none was.
+        total: `[N, L]`, log of the summed exponentials of all logits, whatever a policy makes of
+            candidates; None where it follows from the candidate's logit and tail mass.
         extra: Statistics that policies have asked for, by name: `entropy` and `second` (the
             logit of the next best token) `[N, L]`, `top_ids` and `top_logits` `[N, L, k]`,
             `gathered` `[N, L, k]`, and `all` logits `[N, L, V]`.
@@ -74,6 +76,7 @@ class Rows:
     order: Tensor | None = None
     noised: Tensor | None = None
     temperature: Tensor | None = None
+    total: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     vocab_size: int = 0

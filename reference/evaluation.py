@@ -54,7 +54,8 @@ class Evaluator:
         """
         device = next(self.module.parameters()).device
         tokens = torch.tensor([canvas], device=device)
-        soft = {p: m for p, m in mixtures.items() if canvas[p] == self.spec.mask_id}
+        masks = {p for p, token in enumerate(canvas) if token == self.spec.mask_id}
+        soft = {p: m for p, m in mixtures.items() if p in masks}
         limits = self._limits(canvas, evaluated, device)
         with torch.no_grad(), MixedEmbeddings(tokens, soft):
             if self.config.cache.kind == "none" and limits is None:

@@ -52,6 +52,7 @@ def decide(config: DecodingConfig, rows: Rows, values: Values, eos_ids: Tensor) 
         values: Knobs by axis and name, `[N]`.
         eos_ids: End-of-sequence tokens.
     """
+    rows = rows.having(total=rows.logits + rows.tail.log1p())
     rows = config.score.judge(rows, values["score"])
     end = None
     if config.schedule.adapts:

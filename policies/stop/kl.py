@@ -38,6 +38,10 @@ class KlStop(Stop):
     """
 
     cuts: ClassVar[bool] = True
+    excludes: ClassVar[Mapping[str, str]] = {
+        "pipelined": "it decodes several blocks at once, and this fills one after the other",
+        "slides": "the window moves with every commit, and this compares those of one block",
+    }
     kind: Literal["kl"] = "kl"
     threshold: float = knob(0.1, ge=0, low=1e-3, high=0.5, scale="log", lossy=True)
     top: int = knob(16, gt=0, choices=(4, 8, 16, 32, 64), lossy=True, structural=True)
