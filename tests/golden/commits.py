@@ -71,12 +71,13 @@ def _dparallel_dream(number: int, told: dict[str, Any]) -> Case:
 
 def _eb_sampler(number: int, told: dict[str, Any]) -> Case:
     """As published, every entropy is its own maximum; that agrees where entropies ascend."""
-    config = None
+    way, config = f"{told['alg']}, each its own maximum", None
     if told["cummax_dim"] == 1 or told["alg"] == "entropy":
+        way = told["alg"]
         commit = {"kind": "entropy_bound", "bound": told["gamma"]}
         score = {"kind": ORDERS[told["alg"]]}
         config = config_of(told["block_length"], commit, score=score)
-    return case_of("eb_sampler", number, told, way=told["alg"], config=config)
+    return case_of("eb_sampler", number, told, way=way, config=config)
 
 
 def _learn2pd(number: int, told: dict[str, Any]) -> Case:
