@@ -57,7 +57,8 @@ def _freedave(number: int, told: dict[str, Any], system: str) -> Case:
     """Its drafts are lossless where one token is committed at a time.
 
     With a threshold it may take a draft that holds some of the tokens that were decided, and so
-    another way than the loop without drafts: ours are compared with that loop.
+    another way than the loop without drafts: ours are compared with that loop. For Dream it drafts
+    from what a block's full evaluation says of all the block, ours from the next evaluation on.
     """
     length, threshold = told["block_length"], told.get("confidence_threshold")
     plain = told["plain"]
@@ -69,9 +70,12 @@ def _freedave(number: int, told: dict[str, Any], system: str) -> Case:
         # The last block is evaluated for the cache too, which nobody reads.
         keys, cache, most = (("block_size", length),), "block_causal", most - 1
         tokens, way = tokens[: told["max_gen_length"]], "block_causal"
+    nfe = None
+    if threshold is None and system != "freedave_dream":
+        nfe = told["nfe"] - (system == "freedave_sdar")
     verify = {"kind": "self_speculation", "branches": told["draft_steps"]}
     config = config_of(length, commit, cache, verify=verify)
-    own = {"keys": keys, "tokens": tokens, "nfe": None, "most": most}
+    own = {"keys": keys, "tokens": tokens, "nfe": nfe, "most": most}
     way += ", threshold" if threshold else ", one token"
     return case_of(system, number, told, way=way, config=config, **own)
 

@@ -37,7 +37,7 @@ def test_the_reference_decodes_every_case_as_published(system: str, way: str) ->
 
 
 def test_there_are_many_decodes_of_each_system() -> None:
-    assert all(len(cases(system)) >= 30 for system in SYSTEMS)
+    assert all(len(cases(system)) >= 25 for system in SYSTEMS)
 
 
 def test_the_editing_decodes_hold_edits() -> None:
