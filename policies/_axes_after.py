@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer
     from torch import Tensor
 
     from dllmc.policies._memory import Memory
+    from dllmc.policies.constrain._automaton import TokenAutomaton
     from dllmc.policies.rows import Prediction, Rows
     from dllmc.policies.standing import BlockProgress
+    from dllmc.spec import DenoiserSpec
 
 
 class Verify(Policy):
@@ -134,9 +137,45 @@ class Constrain(Policy):
     """What the output must match.
 
     This class is the policy that allows everything; members override what differs.
+
+    Attributes:
+        free: Whether it allows everything.
     """
 
     axis: ClassVar[str] = "constrain"
+    free: ClassVar[bool] = True
+
+    def automaton(self, tokenizer: Tokenizer, spec: DenoiserSpec) -> TokenAutomaton:
+        """The responses of a model that are allowed.
+
+        Raises:
+            ConfigError: There is none, or the tokenizer cannot be read.
+        """
+        raise NotImplementedError
+
+    def candidates(
+        self, rows: Rows, values: Mapping[str, Tensor], automaton: TokenAutomaton
+    ) -> Rows:
+        """`rows` with candidates that are allowed, and the tail masses of those.
+
+        Args:
+            rows: Of the evaluation, with all their logits.
+            values: `[N]` int64: `state` of the automaton before the rows, the `end` of the
+                response on the canvas, and how many positions are `remaining` after the rows.
+            automaton: Of all decisions.
+        """
+        raise NotImplementedError
+
+    def candidates_oracle(
+        self,
+        rows: Sequence[Prediction],
+        state: int,
+        remaining: int,
+        end: int,
+        automaton: TokenAutomaton,
+    ) -> list[Prediction]:
+        """The same for one decision."""
+        raise NotImplementedError
 
 
 class Revision(NamedTuple):

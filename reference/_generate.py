@@ -104,7 +104,8 @@ def generate(
         ]
     ids = cast("Sequence[int]", prompt)
     helper = None if auxiliary is None else auxiliary.module
-    given = ids, config, max_new_tokens, stream, helper
+    tokenizer = getattr(model, "tokenizer", None)
+    given = ids, config, max_new_tokens, stream, helper, tokenizer
     decoder = ReferenceDecoder(model.module, model.spec, *given)
     trace = []
     while not decoder.done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dllmc.policies.constrain import check_length
 from dllmc.policies.layout import Block, lay_out, window_at
 from dllmc.policies.standing import BlockProgress, Part, Standing
 from dllmc.reference.auxiliary import greedy_token, next_tokens
@@ -13,6 +14,7 @@ from dllmc.spec import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from tokenizers import Tokenizer
     from torch import nn
 
     from dllmc.policies.config import DecodingConfig
@@ -32,8 +34,18 @@ class Place:
         max_new_tokens: int,
         stream: int = 0,
         auxiliary: nn.Module | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         config.check_model(spec)
+        if not config.constrain.free and tokenizer is None:
+            raise ConfigError(
+                f"`constrain.kind`={config.constrain.kind!r} is about text; give the model's "
+                "tokenizer"
+            )
+        self._automaton = None
+        if tokenizer is not None and not config.constrain.free:
+            self._automaton = config.constrain.automaton(tokenizer, spec)
+            check_length(self._automaton, max_new_tokens)
         if config.verify.auxiliary is not None and auxiliary is None:
             raise ConfigError(
                 f"`verify.kind`={config.verify.kind!r} asks an autoregressive model; give it as "

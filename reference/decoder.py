@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dllmc.policies.constrain import advance_oracle
 from dllmc.policies.progress import commit_oracle, surest_first
 from dllmc.policies.standing import BlockProgress, part_progress
 from dllmc.reference._place import Place
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer
     from torch import nn
 
     from dllmc.policies.axes import Memory
@@ -42,6 +44,7 @@ class ReferenceDecoder(Place):
         max_new_tokens: Length of the response.
         stream: Tells the sequences of a batch apart when sampling.
         auxiliary: The autoregressive model that the verify policy asks, if it does.
+        tokenizer: Of the model, if the response is constrained.
 
     Attributes:
         canvas: Prompt, padded to its slots if it has any, and response.
@@ -62,8 +65,10 @@ class ReferenceDecoder(Place):
         max_new_tokens: int,
         stream: int = 0,
         auxiliary: nn.Module | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
-        super().__init__(module, spec, prompt, config, max_new_tokens, stream, auxiliary)
+        given = prompt, config, max_new_tokens, stream, auxiliary, tokenizer
+        super().__init__(module, spec, *given)
         self._memory: dict[str, Memory] = {p.axis: {} for p in config.policies}
         self._mixtures: dict[int, dict[int, float]] = {}
         self._carried: Prediction | None = None
@@ -182,6 +187,15 @@ class ReferenceDecoder(Place):
             cut=min(cuts, default=None),
         )
 
+    def _constrained(self, found: list[Prediction]) -> list[Prediction]:
+        """The predictions with candidates that the constraint allows."""
+        assert self._automaton is not None
+        text = self.canvas[self._response_start : found[0].position]
+        state = advance_oracle(text, self._automaton.start, self._automaton)
+        last = min(found[-1].position + 1, self._response_end)
+        place = state, self._response_end - last, self._response_end
+        return self.config.constrain.candidates_oracle(found, *place, self._automaton)
+
     def _decide_part(
         self,
         found: list[Prediction],
@@ -193,6 +207,8 @@ class ReferenceDecoder(Place):
     ) -> StepTrace:
         """What the policies make of the predictions of one part; the order of their rules."""
         config, memory = self.config, self._memory
+        if self._automaton is not None:
+            found = self._constrained(found)
         judged = config.score.oracle(found, progress, memory["score"])
         self._judged = judged
         end = config.schedule.end_oracle(judged, progress) if self._opens(evaluated) else None

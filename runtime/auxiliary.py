@@ -158,10 +158,10 @@ def check_auxiliary(auxiliary: Auxiliary | None, spec: DenoiserSpec, state: Deco
             f"`verify.kind`={state.config.verify.kind!r} asks an autoregressive model, and this "
             "engine has none; give it one: `engine(auxiliary=...)`, `--auxiliary auxiliary`"
         )
-    if spec.attention != "full" or spec.logit_shift:
+    if spec.attention != "full":
         raise ConfigError(
-            f"`verify.kind`={state.config.verify.kind!r} is for denoisers with full attention "
-            "whose logits are not shifted"
+            f"`verify.kind`={state.config.verify.kind!r} is for denoisers with full attention, "
+            f"and this one's is {spec.attention!r}; use `verify.kind`='none'"
         )
 
 

@@ -23,7 +23,7 @@ from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
 from dllmc.runtime.trace import Trace
-from dllmc.spec import PlanError, PromptError, UsageError, nearest
+from dllmc.spec import ConfigError, PlanError, PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -216,8 +216,9 @@ class Engine:
             PromptError: A prompt does not fit.
         """
         numbers = range(len(prompts)) if streams is None else streams
+        automaton = self._automaton(config)
         states = [
-            DecodeState(self.spec, prompt, config, max_new_tokens, stream)
+            DecodeState(self.spec, prompt, config, max_new_tokens, stream, automaton)
             for prompt, stream in zip(prompts, numbers, strict=True)
         ]
         pool = Pool.allocate(
@@ -327,6 +328,16 @@ class Engine:
             several = cast("Sequence[Messages]", messages)
             return self.generate([self.encode_chat(each) for each in several], **options)
         return self.generate(self.encode_chat(cast("Messages", messages)), **options)
+
+    def _automaton(self, config: DecodingConfig) -> Any:
+        if config.constrain.free:
+            return None
+        if self.package.tokenizer is None:
+            raise ConfigError(
+                f"`constrain.kind`={config.constrain.kind!r} is about text, and model "
+                f"`{self.name}` has no tokenizer; use 'none'"
+            )
+        return config.constrain.automaton(self.package.tokenizer, self.spec).to(self.device)
 
     def _prompts(self, prompt: Prompts) -> tuple[bool, list[list[int]]]:
         if isinstance(prompt, str):

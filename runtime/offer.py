@@ -137,6 +137,17 @@ def rows_of(
     )
 
 
+def constraint_values(offered: Offer) -> dict[str, Tensor]:
+    """Where the constraint of each decision stands, `[N]` int64."""
+    group, found = offered.group, []
+    for owner in offered.owners:
+        state, head = group.states[owner], group.evaluations[owner].head
+        last = min(head[-1] + 1, state.response_end)
+        found.append((state.text_state(head[0]), state.response_end - last, state.response_end))
+    columns = torch.tensor(found, device=group.rows.device).unbind(1)
+    return dict(zip(("state", "remaining", "end"), columns, strict=True))
+
+
 def _temperature(offered: Offer) -> Tensor | None:
     states = offered.group.states
     found = [states[owner].config.temperature for owner in offered.owners]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllmc.policies.config import DecodingConfig
+    from dllmc.policies.constrain._automaton import TokenAutomaton
     from dllmc.policies.rows import Rows
 
     Values = Mapping[str, Mapping[str, Tensor]]
@@ -43,7 +44,13 @@ class Decisions:
     cut: Tensor | None
 
 
-def decide(config: DecodingConfig, rows: Rows, values: Values, eos_ids: Tensor) -> Decisions:
+def decide(
+    config: DecodingConfig,
+    rows: Rows,
+    values: Values,
+    eos_ids: Tensor,
+    automaton: TokenAutomaton | None = None,
+) -> Decisions:
     """Apply the policies of `config`, which all decisions share, to what was evaluated.
 
     Args:
@@ -51,8 +58,11 @@ def decide(config: DecodingConfig, rows: Rows, values: Values, eos_ids: Tensor) 
         rows: As the evaluation left them, without doubt.
         values: Knobs by axis and name, `[N]`.
         eos_ids: End-of-sequence tokens.
+        automaton: Of the constraint, if there is one.
     """
     rows = rows.having(total=rows.logits + rows.tail.log1p())
+    if automaton is not None:
+        rows = config.constrain.candidates(rows, values["constrain"], automaton)
     rows = config.score.judge(rows, values["score"])
     end = None
     if config.schedule.adapts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from dllmc.policies.constrain import check_length
 from dllmc.policies.layout import Block, lay_out, window_at
 from dllmc.policies.standing import BlockProgress, Evaluation, Part, Standing
 from dllmc.runtime.trace import TraceStep
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from dllmc.policies.config import DecodingConfig
+    from dllmc.policies.constrain._automaton import TokenAutomaton
     from dllmc.spec import DenoiserSpec
 
 
@@ -50,6 +52,7 @@ class DecodeState:
         config: How to decode.
         max_new_tokens: Length of the response.
         stream: Tells apart sequences that share a seed.
+        automaton: What the response must be, if anything.
 
     Raises:
         ConfigError: The response cannot be decoded like this.
@@ -63,6 +66,7 @@ class DecodeState:
         config: DecodingConfig,
         max_new_tokens: int,
         stream: int,
+        automaton: TokenAutomaton | None = None,
     ) -> None:
         padded = spec.prepare_prompt(prompt, max_new_tokens)
         config.check_model(spec)
@@ -86,6 +90,11 @@ class DecodeState:
         self.committed = 0
         self.exact = 0
         self.begun = 0
+        self.automaton = automaton
+        self._text = (self.response_start, 0)
+        if automaton is not None:
+            check_length(automaton, max_new_tokens)
+            self._text = (self.response_start, automaton.start)
         self.known = 0
         self.pending = False
         self.auxiliary_nfe = 0
@@ -184,6 +193,15 @@ class DecodeState:
             return [0]
         room = min(self.config.cache.room(self.standing), self.remaining)
         return [n for n in self.config.commit.drafts(self.progress, lanes) if n < max(room, 1)]
+
+    def text_state(self, position: int) -> int:
+        """The state of the constraint's automaton before `position`, all before it committed."""
+        assert self.automaton is not None
+        begun, state = self._text
+        for token in self.tokens[begun:position]:
+            state = int(self.automaton.table[state, self.automaton.classes[token]])
+        self._text = (position, state)
+        return state
 
     @property
     def statistics(self) -> str:

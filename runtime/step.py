@@ -11,7 +11,13 @@ import torch
 from dllmc.runtime import branches
 from dllmc.runtime.auxiliary import verify_blocks
 from dllmc.runtime.inputs import Group, gather_group, plan_of, step_inputs
-from dllmc.runtime.offer import named_statistics, offer, rows_of, values_of
+from dllmc.runtime.offer import (
+    constraint_values,
+    named_statistics,
+    offer,
+    rows_of,
+    values_of,
+)
 from dllmc.runtime.running import policy_inputs, run
 from dllmc.runtime.select import Decisions, decide
 from dllmc.runtime.told import Told, account
@@ -134,7 +140,11 @@ def _decide(
 ) -> tuple[Decisions, Tensor]:
     rows = rows_of(spec, pool, offered, found)
     eos = torch.tensor(spec.eos_ids, device=rows.ids.device, dtype=torch.int64)
-    return decide(offered.group.states[0].config, rows, values_of(offered), eos), eos
+    first = offered.group.states[0]
+    values = values_of(offered)
+    if first.automaton is not None:
+        values["constrain"] = constraint_values(offered)
+    return decide(first.config, rows, values, eos, first.automaton), eos
 
 
 def _write(pool: Pool, rows: Tensor, decisions: Decisions, state: DecodeState) -> None:

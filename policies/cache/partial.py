@@ -27,7 +27,7 @@ class PartialCache(Cache):
         local_steps: Such evaluations after each full one; 0 caches nothing.
     """
 
-    traits: ClassVar[frozenset[str]] = frozenset({"history"})
+    traits: ClassVar[frozenset[str]] = frozenset({"history", "masked rows"})
     kind: Literal["partial"] = "partial"
     local_steps: int = knob(2, ge=0, low=0, high=4, lossy=True)
 
