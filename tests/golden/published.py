@@ -98,6 +98,13 @@ def _dream(number: int, told: dict[str, Any]) -> Case:
         commit = {"kind": "timesteps", "steps": told["steps"]}
         score = {"kind": commits.ORDERS[told["alg"]]}
         config = config_of(told["gen_length"], commit, score=score)
+    else:
+        commit = {
+            "kind": "paced_threshold",
+            "threshold": told["threshold"],
+            "steps": told["steps"],
+        }
+        config = config_of(told["gen_length"], commit)
     return case_of("dream", number, told, way=way, config=config)
 
 
