@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,10 @@ class LearnedFilter(Score):
         path: Of the network's file.
     """
 
+    excludes: ClassVar[Mapping[str, str]] = {
+        "masked rows": "it sees all rows of a block, and this evaluates the masked ones alone; "
+        "use `cache.kind`='none', 'prefix' or 'dual'",
+    }
     kind: Literal["learned_filter"] = "learned_filter"
     path: str
 

@@ -110,6 +110,13 @@ def test_a_file_that_is_no_such_network_is_refused_by_name(tmp_path: Path) -> No
         LearnedFilter(path=str(other)).check_model(SPEC)
 
 
+def test_caches_that_leave_out_committed_rows_are_refused() -> None:
+    for cache in ("dkv", "partial"):
+        with pytest.raises(ConfigError, match="do not go together"):
+            DecodingConfig(score=LearnedFilter(path="any"), cache={"kind": cache})
+    DecodingConfig(score=LearnedFilter(path="any"), cache={"kind": "dual"})
+
+
 def test_it_has_no_default_file() -> None:
     with pytest.raises(ConfigError, match=r"`score\.path`"):
         DecodingConfig(score={"kind": "learned_filter"})
