@@ -118,7 +118,7 @@ class ReferenceDecoder(Place):
         filtered = None if keeps is None else Filter(self._current.span, *keeps)
         kept = cache.reads_kept(standing)
         given = self.canvas, rows, self._mixtures, filtered
-        logits = self._evaluator.logits(*given, reads_kept=kept)
+        logits = self._evaluator.logits(*given, reach=standing.reach, reads_kept=kept)
         found = [self._predict(logits, p, rows, refresh) for p in sorted(offered)]
         trace = self._decide(found, single, tuple(sorted(rows)), refresh)
         self._write(trace if follow is None else follow)

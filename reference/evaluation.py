@@ -41,6 +41,7 @@ class Evaluator:
         mixtures: Mapping[int, Mapping[int, float]],
         filtered: Filter | None = None,
         *,
+        reach: int,
         reads_kept: bool = False,
     ) -> NDArray[np.float64]:
         """Logits `[T, vocab_size]`; rows that are not in `evaluated` mean nothing.
@@ -50,13 +51,14 @@ class Evaluator:
             evaluated: Positions.
             mixtures: What masked positions are fed instead of the mask, as weights by token.
             filtered: As for `AttentionMemory.forward`.
+            reach: What lies before this position is all that the block can see.
             reads_kept: As for `AttentionMemory.forward`.
         """
         device = next(self.module.parameters()).device
         tokens = torch.tensor([canvas], device=device)
         masks = {p for p, token in enumerate(canvas) if token == self.spec.mask_id}
         soft = {p: m for p, m in mixtures.items() if p in masks}
-        limits = self._limits(canvas, evaluated, device)
+        limits = self._limits(len(canvas), reach, device)
         with torch.no_grad(), MixedEmbeddings(tokens, soft):
             if self.config.cache.kind == "none" and limits is None:
                 logits = self.module(tokens)
@@ -76,13 +78,10 @@ class Evaluator:
         """Forget what was remembered of positions from `length` on."""
         self.memory.truncate(length)
 
-    def _limits(
-        self, canvas: list[int], evaluated: Set[int], device: torch.device
-    ) -> torch.Tensor | None:
-        length = len(canvas)
+    def _limits(self, length: int, reach: int, device: torch.device) -> torch.Tensor | None:
         if self.config.schedule.slides:
             # What lies beyond the window is not on the canvas yet.
-            return torch.full((length,), max(evaluated) + 1, device=device)
+            return torch.full((length,), reach, device=device)
         if self.spec.attention != "block_causal" or self.spec.blocks_from != "response":
             return None
         found = [attention_limit(self.spec, p, self._prompt_length, length) for p in range(length)]
