@@ -109,7 +109,7 @@ def lines_of(trace: Trace) -> list[dict[str, Any]]:
         "response_start": trace.response_start,
         "response_length": trace.response_length,
         "tokens": trace.tokens,
-        "pieces": trace.pieces,
+        "pieces": None if trace.pieces is None else dict(trace.pieces),
         "steps": len(trace),
     }
     return [header, *map(_step, trace)]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dllmc.runtime.pool import Pool
     from dllmc.runtime.programs import Programs
     from dllmc.runtime.state import DecodeState
-    from dllmc.spec import DenoiserSpec
 
 
 class Auxiliary:
@@ -149,19 +148,12 @@ def verify_blocks(auxiliary: Auxiliary, pool: Pool, states: Sequence[DecodeState
         pool.canvas[state.row, : len(state.tokens)] = canvas
 
 
-def check_auxiliary(auxiliary: Auxiliary | None, spec: DenoiserSpec, state: DecodeState) -> None:
+def check_auxiliary(auxiliary: Auxiliary | None, state: DecodeState) -> None:
     """Raise `ConfigError` if decoding `state` needs an auxiliary model that is not there."""
-    if state.config.verify.auxiliary is None:
-        return
-    if auxiliary is None:
+    if state.config.verify.auxiliary is not None and auxiliary is None:
         raise ConfigError(
             f"`verify.kind`={state.config.verify.kind!r} asks an autoregressive model, and this "
             "engine has none; give it one: `engine(auxiliary=...)`, `--auxiliary auxiliary`"
-        )
-    if spec.attention != "full":
-        raise ConfigError(
-            f"`verify.kind`={state.config.verify.kind!r} is for denoisers with full attention, "
-            f"and this one's is {spec.attention!r}; use `verify.kind`='none'"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from dllmc import kernels
 from dllmc.artifact import Messages, Package, load_package
 from dllmc.policies.config import DecodingConfig
+from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.hardware import detect_hardware
 from dllmc.runtime.output import Output
@@ -22,7 +23,6 @@ from dllmc.runtime.records import Choice, choose_record
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
-from dllmc.runtime.trace import Trace
 from dllmc.spec import ConfigError, PlanError, PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class Engine:
             scratch=max(map(scratch_of, states)),
         )
         for state in states:
-            check_auxiliary(self.auxiliary, self.spec, state)
+            check_auxiliary(self.auxiliary, state)
             pool.admit(state)
         if self.auxiliary is not None:
             self.auxiliary.allocate(pool)
@@ -295,6 +295,8 @@ class Engine:
         if self.package.tokenizer is not None:
             texts = [self.decode(row) for row in tokens]
 
+        dumped = choice.config.model_dump(mode="json")
+
         def pick(values: list[Any]) -> Any:
             return values[0] if single else values
 
@@ -302,13 +304,17 @@ class Engine:
             text=None if texts is None else pick(texts),
             tokens=pick(tokens),
             nfe=pick([state.nfe for state in states]),
+            auxiliary_nfe=pick([state.auxiliary_nfe for state in states]),
             plans=pick([state.plans for state in states]),
             config=choice.config,
             record=choice.record,
             match=choice.match,
             reasons=choice.reasons,
             trace=pick(
-                [self._trace(state, row) for state, row in zip(states, tokens, strict=True)]
+                [
+                    trace_of(state, row, dumped, self.name, self.package.tokenizer)
+                    for state, row in zip(states, tokens, strict=True)
+                ]
             ),
             seconds=time.perf_counter() - begun,
         )
@@ -369,25 +375,6 @@ class Engine:
         if config != "auto":
             return Choice(DecodingConfig.from_json(config), None, "GIVEN", ())
         return choose_record(self, task=task, batch=batch, max_new_tokens=length)
-
-    def _trace(self, state: DecodeState, tokens: Sequence[int]) -> Trace:
-        tokenizer, pieces = self.package.tokenizer, None
-        if tokenizer is not None:
-            seen = {*state.prompt, *tokens, self.spec.mask_id}.union(
-                *(s.tokens for s in state.trace)
-            )
-            pieces = {i: tokenizer.decode([i], skip_special_tokens=False) for i in seen}
-        return Trace(
-            steps=state.trace,
-            prompt=state.prompt,
-            response_start=state.response_start,
-            response_length=state.response_end - state.response_start,
-            mask_id=self.spec.mask_id,
-            config=state.config.model_dump(mode="json"),
-            model=self.name,
-            tokens=tokens,
-            pieces=pieces,
-        )
 
     def _response(self, state: DecodeState) -> list[int]:
         tokens = state.response

@@ -85,7 +85,7 @@ def gather_group(
 def step_inputs(spec: DenoiserSpec, pool: Pool, group: Group) -> dict[str, Tensor]:
     """The inputs of the program by name, but the caches."""
     plan, states, device = group.plan, group.states, pool.canvas.device
-    reach = [(s.standing.reach, s.response_start) for s in states]
+    reach = [(s.reach, s.response_start) for s in states]
     numbers = torch.tensor(reach, device=device)
     held = torch.arange(pool.slots + plan.scratch, device=device)
     spare = (0, plan.scratch - 1)

@@ -19,6 +19,7 @@ class Output:
         text: Decoded response without special tokens; None where the model has no tokenizer.
         tokens: Response token ids; with EOS stop, up to and with the first EOS.
         nfe: Evaluations in which the sequence was active.
+        auxiliary_nfe: Evaluations of the autoregressive model beside it, if one was asked.
         plans: Run-length coded plans of those evaluations, `[(plan key, count), ...]`.
         config: How it was decoded.
         record: Id of the tuning record in force, or None.
@@ -32,6 +33,7 @@ class Output:
     text: Any
     tokens: Any
     nfe: Any
+    auxiliary_nfe: Any
     plans: Any
     config: DecodingConfig
     record: str | None

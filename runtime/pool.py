@@ -66,7 +66,7 @@ class Pool:
         state.row = len(self.members)
         self.members.append(state)
         self.canvas[state.row, : state.length] = torch.tensor(state.tokens)
-        for name, entry in remembered(state).items():
+        for name, entry in state.remembered.items():
             self._remember(name, entry)
 
     def recall(self, state: DecodeState, rows: Tensor, positions: Tensor) -> dict[str, Tensor]:
@@ -78,14 +78,14 @@ class Pool:
             name: self.memory[name, entry][
                 (rows[:, None], positions) if entry.per == "position" else rows
             ]
-            for name, entry in remembered(state).items()
+            for name, entry in state.remembered.items()
         }
 
     def keep(
         self, state: DecodeState, rows: Tensor, positions: Tensor, memory: Mapping[str, Tensor]
     ) -> None:
         """Put back what `recall` gave, changed."""
-        for name, entry in remembered(state).items():
+        for name, entry in state.remembered.items():
             place = (rows[:, None], positions) if entry.per == "position" else rows
             self.memory[name, entry][place] = memory[name]
 
@@ -107,14 +107,6 @@ class Pool:
             dtype=getattr(torch, entry.dtype),
             device=self.canvas.device,
         )
-
-
-def remembered(state: DecodeState) -> dict[str, Remembered]:
-    """What the policies of `state` remember, by name."""
-    found: dict[str, Remembered] = {}
-    for policy in state.config.policies:
-        found |= policy.remembers(state.spec)
-    return found
 
 
 def scratch_of(state: DecodeState) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from dllmc.policies.config import DecodingConfig
     from dllmc.policies.constrain._automaton import TokenAutomaton
+    from dllmc.policies.rows import Remembered
     from dllmc.spec import DenoiserSpec
 
 
@@ -90,6 +91,11 @@ class DecodeState:
         self.committed = 0
         self.exact = 0
         self.begun = 0
+        # Asked for in every step, and the same in all.
+        self.remembered: dict[str, Remembered] = {}
+        for policy in config.policies:
+            self.remembered |= policy.remembers(spec)
+        self.structure = tuple(p.structure() for p in config.policies if p.axis != "cache")
         self.automaton = automaton
         self._text = (self.response_start, 0)
         if automaton is not None:
@@ -142,6 +148,12 @@ class DecodeState:
         return self.config.schedule.adapts and self.step == 0 and sees
 
     @property
+    def reach(self) -> int:
+        """What lies before this position is all that the current block can see."""
+        last = self.blocks[self.begun - 1] if self.config.schedule.pipelined else self.current
+        return last.outer[1]
+
+    @property
     def standing(self) -> Standing:
         """What the cache policy decides by."""
         block, last = self.current, self.current
@@ -151,7 +163,7 @@ class DecodeState:
             block=(block.span[0], last.span[1]),
             whole=(block.whole[0], last.span[1]),
             outer=(block.outer[0], last.outer[1]),
-            reach=last.outer[1],
+            reach=self.reach,
             step=self.step,
             outer_steps=self.outer_step,
             committed=self.committed,
@@ -191,7 +203,7 @@ class DecodeState:
         lanes = self.config.verify.lanes
         if lanes == 1 or self.step == 0 or len(self.evaluation().head) < 2 or self.opening:
             return [0]
-        room = min(self.config.cache.room(self.standing), self.remaining)
+        room = min(self.config.cache.room(self.standing, self.spec), self.remaining)
         return [n for n in self.config.commit.drafts(self.progress, lanes) if n < max(room, 1)]
 
     def text_state(self, position: int) -> int:
@@ -262,17 +274,18 @@ class DecodeState:
                 plan="auxiliary",
             )
         )
-        self._go_on(kept + 1)
+        self._go_on(min(kept + 1, self.length))
 
     def _go_on(self, start: int) -> None:
-        """Lay the blocks out anew from `start` on."""
+        """End the block at `start`, and lay out anew what follows."""
         place = self.response_start, self.length - self.response_start
         ahead = self.config.schedule.blocks(place[0] + place[1] - start)
         following = [
             Block((start + a, min(start + b, self.length)), self.current.outer, b - a)
             for a, b in ahead
         ]
-        self.blocks = [*self.blocks[: self.block_index + 1], *following]
+        judged = self.current.ending(start)
+        self.blocks = [*self.blocks[: self.block_index], judged, *following]
         self._next_block()
         response = self.tokens[self.response_start : self.length]
         ended = self.config.stop.oracle(response, self.spec.mask_id, self.spec.eos_ids)

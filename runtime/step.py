@@ -58,9 +58,8 @@ class StepOutcome:
 
 def structure(state: DecodeState) -> tuple[object, ...]:
     """What sequences must share to be evaluated together; all else are tensor arguments."""
-    policies, evaluation = state.config.policies, state.evaluation()
-    shared = (p.structure() for p in policies if p.axis != "cache")
-    return (state.statistics, evaluation.keeps is not None, evaluation.kept, *shared)
+    evaluation = state.evaluation()
+    return (state.statistics, evaluation.keeps is not None, evaluation.kept, state.structure)
 
 
 def evaluate(
