@@ -28,12 +28,12 @@ class Cache(Policy):
         """The same said position by position: those evaluated, those that may commit, and
         whether it is a refresh."""
 
-    def room(self, standing: Standing) -> int:
+    def room(self, standing: Standing, spec: DenoiserSpec) -> int:
         """Tokens that must commit before an evaluation would cover other rows than the next one.
 
         What verifies several steps in one evaluation must not go further.
         """
-        del standing
+        del standing, spec
         return 1
 
     def keeps(self, standing: Standing) -> tuple[float, int] | None:
@@ -97,7 +97,8 @@ class Refreshing(Cache):
         head = block[:1] if self.commits_first(standing, spec) else block
         return Evaluation(range(standing.reach), head, True)
 
-    def room(self, standing: Standing) -> int:
+    def room(self, standing: Standing, spec: DenoiserSpec) -> int:
+        del spec
         if self.refreshes(standing.step, standing.committed):
             return 1
         left = len(standing.masked)

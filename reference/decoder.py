@@ -132,7 +132,7 @@ class ReferenceDecoder(Place):
         if lanes == 1 or self._step_of_block == 0 or len(offered) < 2:
             return [self.canvas]
         masked = [row for row in self._judged if self.canvas[row.position] == self.spec.mask_id]
-        room = max(1, min(self.config.cache.room(standing), self._remaining()))
+        room = max(1, min(self.config.cache.room(standing, self.spec), self._remaining()))
         found = []
         for count in self.config.commit.drafts(self.progress, lanes):
             if count < room:

@@ -41,17 +41,27 @@ class BlockCausalCache(Cache):
     def evaluate(self, standing: Standing, spec: DenoiserSpec) -> Evaluation:
         start, end = standing.outer
         pending = standing.exact < start
+        leads = self._leads(standing, spec)
         if pending and self.append == "apart":
-            first = standing.block[0] == start and standing.first_masked and spec.logit_shift
-            return Evaluation(
-                range(standing.exact, start), range(start, start + bool(first)), False
-            )
+            return Evaluation(range(standing.exact, start), range(start, start + leads), False)
         if pending:
             return Evaluation(range(standing.exact, end), range(*standing.block), False)
         whole = self.within == "block" or standing.outer_steps == 0 or standing.first_masked
-        lead = standing.block[0] == start and standing.first_masked and spec.logit_shift
-        rows = (start - bool(lead), end) if whole else standing.whole
+        rows = (start - leads, end) if whole else standing.whole
         return Evaluation(range(*rows), range(*standing.block), whole)
+
+    def room(self, standing: Standing, spec: DenoiserSpec) -> int:
+        narrows = self.within == "sub_block" and (
+            standing.outer_steps == 0 or standing.first_masked
+        )
+        pending = standing.exact < standing.outer[0]
+        moves = pending or narrows or self._leads(standing, spec)
+        return 1 if moves else len(standing.masked)
+
+    def _leads(self, standing: Standing, spec: DenoiserSpec) -> bool:
+        """Whether the row before the block predicts the block's first position."""
+        begins = standing.block[0] == standing.outer[0]
+        return begins and standing.first_masked and spec.logit_shift > 0
 
     def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
         start, end = standing.outer

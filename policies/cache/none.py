@@ -22,7 +22,8 @@ class NoCache(Cache):
         del spec
         return Evaluation(range(standing.reach), range(*standing.block), refresh=True)
 
-    def room(self, standing: Standing) -> int:
+    def room(self, standing: Standing, spec: DenoiserSpec) -> int:
+        del spec
         return len(standing.masked)
 
     def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:

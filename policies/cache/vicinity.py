@@ -39,8 +39,8 @@ class VicinityCache(Refreshing):
             return Evaluation(range(standing.reach), range(*standing.block), True)
         return super().evaluate(standing, spec)
 
-    def room(self, standing: Standing) -> int:
-        return 1 if self._warms(standing) else super().room(standing)
+    def room(self, standing: Standing, spec: DenoiserSpec) -> int:
+        return 1 if self._warms(standing) else super().room(standing, spec)
 
     def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
         start, end = standing.block

@@ -41,8 +41,8 @@ def test_after_warming_up_one_more_evaluation_fills_the_cache() -> None:
 
 def test_while_it_warms_up_no_drafts_are_verified() -> None:
     standing = replace(LATER, masked=frozenset(range(8, 20)))
-    assert VicinityCache(warmup=9).room(standing) == 1
-    assert VicinityCache(warmup=8).room(standing) == 12
+    assert VicinityCache(warmup=9).room(standing, SPEC) == 1
+    assert VicinityCache(warmup=8).room(standing, SPEC) == 12
 
 
 def test_with_shifted_logits_only_a_blocks_first_evaluation_commits_one_token() -> None:
@@ -56,7 +56,7 @@ def test_without_a_window_and_warming_up_it_is_the_dual_cache() -> None:
     for step in (0, 1):
         standing = replace(LATER, step=step)
         assert policy.evaluate(standing, SPEC) == DualCache().evaluate(standing, SPEC)
-        assert policy.room(standing) == DualCache().room(standing)
+        assert policy.room(standing, SPEC) == DualCache().room(standing, SPEC)
 
 
 @pytest.mark.parametrize("fields", [{"before": -1}, {"after": 1.5}, {"warmup": -1}])
