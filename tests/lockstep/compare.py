@@ -271,11 +271,13 @@ def should_stand(decoder: ReferenceDecoder) -> dict[str, Any]:
 
 
 def _same(config: DecodingConfig) -> dict[str, str]:
-    # Between steps that are verified together the engine does not stand anywhere.
+    # Between steps that are verified together the engine does not stand anywhere; nor does it
+    # count since each of them where each renews everything, which no policy asks about then.
     several = config.verify.lanes > 1
-    return {
-        ours: theirs for ours, theirs in _SAME.items() if not (several and ours == "was_masked")
-    }
+    unknown = {"was_masked"} if several else set()
+    if several and config.cache.kind in ("none", "block_causal"):
+        unknown |= {"committed", "since_refresh"}
+    return {ours: theirs for ours, theirs in _SAME.items() if ours not in unknown}
 
 
 _SAME = {
