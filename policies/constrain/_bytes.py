@@ -85,8 +85,9 @@ def _machine(pattern: str) -> ByteMachine:
     index = _index(f"{_BEGIN}(?:{pattern}){_END}|")
     moves = index.get_transitions()
     start = moves[index.get_initial_state()][_BEGUN]
-    number = {state: place for place, state in enumerate([start, *sorted(moves.keys() - {start})])}
-    table = torch.full((len(moves) + 1, _BYTES), len(moves))
+    others = {*moves}.union(*(row.values() for row in moves.values())) - {start}
+    number = {state: place for place, state in enumerate([start, *sorted(others)])}
+    table = torch.full((len(number) + 1, _BYTES), len(number))
     for state, row in moves.items():
         steps = {byte: number[after] for byte, after in row.items() if byte < _BYTES}
         table[number[state], list(steps)] = torch.tensor(list(steps.values()), dtype=torch.int64)

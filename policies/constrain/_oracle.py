@@ -22,14 +22,14 @@ def most_probable_oracle(
 ) -> tuple[list[int], int]:
     """The best string of a block and the state after it: for each state, from the last position
     to the first, the best rest of the block."""
-    classes, edges, distance = _as_lists(automaton)
+    classes, edges, distance = _in_python(automaton)
     rests: dict[int, tuple[float, tuple[int, ...], int]] = {
         end: (0.0, (), end) for end, away in enumerate(distance) if away <= remaining
     }
     for scores, committed in zip(reversed(log_probs), reversed(fixed), strict=True):
         offers = _best_of_classes(scores, committed, classes)
         longer: dict[int, tuple[float, tuple[int, ...], int]] = {}
-        for source, label, target in edges:
+        for (source, label), target in edges.items():
             if label not in offers or target not in rests:
                 continue
             score, token = offers[label]
@@ -45,10 +45,9 @@ def most_probable_oracle(
 
 def advance_oracle(tokens: Sequence[int], state: int, automaton: TokenAutomaton) -> int:
     """The state after committed tokens."""
-    classes, edges, _ = _as_lists(automaton)
-    steps = {(source, label): target for source, label, target in edges}
+    classes, edges, _ = _in_python(automaton)
     for token in tokens:
-        state = steps.get((state, classes[token]), automaton.dead)
+        state = edges.get((state, classes[token]), automaton.dead)
     return state
 
 
@@ -67,9 +66,9 @@ def _best_of_classes(
 
 
 @functools.lru_cache(maxsize=8)
-def _as_lists(
+def _in_python(
     automaton: TokenAutomaton,
-) -> tuple[list[int], list[tuple[int, int, int]], list[float]]:
-    columns = (automaton.source, automaton.label, automaton.target)
-    edges = list(zip(*(column.tolist() for column in columns), strict=True))
+) -> tuple[list[int], dict[tuple[int, int], int], list[float]]:
+    columns = (automaton.source.tolist(), automaton.label.tolist(), automaton.target.tolist())
+    edges = {(source, label): target for source, label, target in zip(*columns, strict=True)}
     return automaton.classes.tolist(), edges, automaton.distance.tolist()

@@ -22,7 +22,7 @@ class JsonSchemaConstraint(ByAutomaton):
 
     Attributes:
         json_schema: A JSON schema, as text or as a mapping; kept as text, for the order of its
-            properties is part of it. What is in an object or array of no stated content nests twice.
+            properties is part of it. Objects and arrays of no stated content nest two deep in it.
         whitespace: A regular expression for the white space between the parts; None is that of
             outlines-core, one space at most.
     """

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class RegexConstraint(ByAutomaton):
     r"""The whole text, stripped, matches `pattern`.
 
-    The syntax is that of Rust's `regex` crate, which most patterns of Python's `re` share; there
-    are no `^`, `$`, `\b`, look-around and back-references, and NUL is in no text.
+    The syntax is that of Rust's `regex` crate, which most patterns of Python's `re` share; `\w`
+    has combining marks too. There are no `^`, `$`, `\b`, look-around and back-references, and NUL
+    is in no text.
     """
 
     kind: Literal["regex"] = "regex"
