@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import torch
 
 from dllmc.policies._base import Policy
+from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,13 @@ class Verify(Policy):
 
     axis: ClassVar[str] = "verify"
     auxiliary: ClassVar[Literal["step", "block"] | None] = None
+
+    def check_model(self, spec: DenoiserSpec) -> None:
+        if self.auxiliary is not None and spec.attention != "full":
+            raise ConfigError(
+                f"`verify.kind`={self.kind!r} is for denoisers with full attention, and this "
+                f"one's is {spec.attention!r}; use `verify.kind`='none'"
+            )
 
     @property
     def lanes(self) -> int:

@@ -1,11 +1,13 @@
-"""Commit from left to right, one token at a time: the order of an autoregressive model."""
+"""Commit from left to right: the order of an autoregressive model.
+
+The `leftright` of APD's released code (danielmisrael/apd a555561).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-
+from dllmc.policies._base import knob
 from dllmc.policies.axes import Commit
 
 if TYPE_CHECKING:
@@ -19,20 +21,31 @@ if TYPE_CHECKING:
 
 
 class Leftmost(Commit):
-    """The first masked position commits, however unsure it is."""
+    """The first masked positions commit, however unsure they are.
+
+    Attributes:
+        tokens: So many an evaluation.
+    """
 
     # It always commits the first: the surest one is not owed as well.
     may_wait: ClassVar[bool] = True
     kind: Literal["leftmost"] = "leftmost"
+    tokens: int = knob(1, gt=0, low=1, high=8, lossy=True)
+
+    @property
+    def properties(self) -> frozenset[str]:
+        return super().properties | ({"several"} if self.tokens > 1 else set())
+
+    def values(self, progress: BlockProgress) -> dict[str, float]:
+        del progress
+        return {"tokens": self.tokens}
 
     def select(self, rows: Rows, values: Mapping[str, Tensor]) -> Tensor:
-        del values
-        first = rows.eligible.int().argmax(dim=-1, keepdim=True)
-        return torch.zeros_like(rows.eligible).scatter(-1, first, True)
+        return rows.eligible.cumsum(dim=-1) <= values["tokens"][:, None]
 
     def oracle(self, rows: Sequence[Prediction], progress: BlockProgress) -> set[int]:
-        del rows, progress
-        return {0}
+        del progress
+        return set(range(min(self.tokens, len(rows))))
 
     @classmethod
     def suits(cls, spec: DenoiserSpec) -> bool:

@@ -48,6 +48,7 @@ class Apd(Verify):
             "local_leap hierarchy"
         ).split()
     } | {
+        "several": "the mixture says how many commit; use `commit.tokens`=1",
         "score.credit": "it changes candidates, and the mixture is of the model's own logits",
         "pipelined": "it commits from left to right, and a pipeline decodes blocks side by side",
     }
@@ -92,7 +93,8 @@ class Apd(Verify):
                 noise = gumbel_of(row.counters, row.noised, len(mixed))
                 mixed = mixed + row.temperature * np.array(noise)
             mixed[row.mask_id] = -np.inf
-            if found and int(mixed.argmax()) != row.candidate:
+            follows = row.position - 1 in found
+            if found and not (follows and int(mixed.argmax()) == row.candidate):
                 return found
             if found or row.position in committed:
                 found.add(row.position)
