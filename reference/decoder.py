@@ -149,12 +149,13 @@ class ReferenceDecoder(Place):
         row = position - self.spec.logit_shift
         carries = getattr(self.config.cache, "window_first", "self") == "carried"
         token = self.canvas[position]
+        counters = self.config.seed, self.stream, self._draws
         if carries and not refresh and row not in rows:
             assert self._carried is not None
-            return self._carried.having(token=token, masked=token == self.spec.mask_id)
+            masked = token == self.spec.mask_id
+            return self._carried.having(token=token, masked=masked, counters=counters)
         # The first row of a window has none before it: it predicts itself, as published.
         row = row if row in rows else position
-        counters = self.config.seed, self.stream, self._draws
         found = predict(logits[row], row, position, token, self.spec, self.config, counters)
         if refresh and position == self._current.span[0]:
             self._carried = found
