@@ -12,12 +12,13 @@ from dllmc.models._hub import download, is_hub_name
 from dllmc.models._loaded import LoadedModel
 from dllmc.models._lora import is_adapter, load_adapter
 from dllmc.models._registry import denoiser_for
+from dllmc.models.auxiliary import CHECKPOINT as AUXILIARY
 from dllmc.models.checkpoint import load_checkpoint
 from dllmc.models.embedded import CHECKPOINT
 from dllmc.models.shapes import SHAPES
 from dllmc.spec import ModelNotFoundError, UsageError, nearest
 
-_EMBEDDED, _RANDOM = "embedded", "random:"
+_EMBEDDED, _AUXILIARY, _RANDOM = "embedded", "auxiliary", "random:"
 
 
 def load_model(
@@ -30,7 +31,8 @@ def load_model(
     """Load a model.
 
     Args:
-        name_or_path: `embedded`, the trained model that comes with dllmc; `random:SHAPE`, random
+        name_or_path: `embedded`, the trained model that comes with dllmc; `auxiliary`, a causal
+            one with the same tokenizer, which drafts or verifies for it; `random:SHAPE`, random
             weights, where SHAPE is a key of `dllmc.models.shapes.SHAPES`; or a checkpoint folder
             (write `./embedded` for a folder of that name), which may be a LoRA adapter's. Where
             there is no such folder, `ORG/NAME` or `ORG/NAME@REVISION` is a model of the hub.
@@ -47,13 +49,15 @@ def load_model(
     _check_device(device)
     name = str(name_or_path)
     if name == _EMBEDDED:
-        return _load_embedded(dtype, device)
+        return _load_shipped(name, CHECKPOINT, dtype, device)
+    if name == _AUXILIARY:
+        return _load_shipped(name, AUXILIARY, dtype, device)
     if name.startswith(_RANDOM):
         return _make_random(name.removeprefix(_RANDOM), dtype or torch.float32, device, seed)
     if not Path(name).exists() and is_hub_name(name):
         return replace(load_model(download(name), dtype=dtype, device=device), name=name)
     if not Path(name).exists():
-        known = [_EMBEDDED, *(f"{_RANDOM}{shape}" for shape in SHAPES)]
+        known = [_EMBEDDED, _AUXILIARY, *(f"{_RANDOM}{shape}" for shape in SHAPES)]
         raise ModelNotFoundError(
             f"there is no model `{name}`; {nearest(name, known)}, or a checkpoint folder's path"
         )
@@ -70,14 +74,15 @@ def _check_device(device: str | torch.device) -> None:
         raise UsageError(f"device `{device}` cannot be used ({reason}); choose cpu") from error
 
 
-def _load_embedded(dtype: torch.dtype | None, device: str | torch.device) -> LoadedModel:
-    if not CHECKPOINT.exists():
+def _load_shipped(
+    name: str, folder: Path, dtype: torch.dtype | None, device: str | torch.device
+) -> LoadedModel:
+    if not folder.exists():
         raise ModelNotFoundError(
-            f"the embedded model is missing from {CHECKPOINT}; reinstall dllmc, or train it with "
-            "`python -m dllmc.models.embedded.train`"
+            f"the {name} model is missing from {folder}; reinstall dllmc, or train it with "
+            f"`python -m dllmc.models.{name}.train`"
         )
-    loaded = load_checkpoint(CHECKPOINT, dtype, device)
-    return replace(loaded, name=_EMBEDDED)
+    return replace(load_checkpoint(folder, dtype, device), name=name)
 
 
 def _make_random(

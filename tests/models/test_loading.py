@@ -125,7 +125,7 @@ def test_random_models_say_what_they_are() -> None:
         ("random:", "`` is not a shape; known: dream-7b"),
         ("embeded", "there is no model `embeded`; did you mean `embedded`?"),
         ("random-llada-7m", "did you mean `random:llada-7m`?"),
-        ("no/such/folder", "there is no model `no/such/folder`; known: embedded"),
+        ("no/such/folder", "there is no model `no/such/folder`; known: auxiliary, embedded"),
     ],
 )
 def test_an_unknown_name_gets_a_hint(name: str, message: str) -> None:
