@@ -64,13 +64,14 @@ def lane_progress(states: Sequence[DecodeState], counts: list[list[int]]) -> lis
     return [
         dataclasses.replace(
             progress,
-            step=progress.step + lane,
+            # A lane that repeats another is as many steps on.
+            step=progress.step + each.index(count),
             remaining=progress.remaining - count,
-            evaluations=progress.evaluations + lane,
+            evaluations=progress.evaluations + each.index(count),
         )
         for state, each in zip(states, counts, strict=True)
         for progress in [state.progress]
-        for lane, count in enumerate(each)
+        for count in each
     ]
 
 
@@ -222,6 +223,6 @@ def _at(decisions: Decisions, index: Tensor, before: Tensor) -> Decisions:
         replaced=nothing,
         reopened=nothing,
         tokens=tokens,
-        end=None,
+        end=None if decisions.end is None else decisions.end[index],
         cut=None,
     )
