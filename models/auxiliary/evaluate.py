@@ -70,7 +70,7 @@ def decode(model: LoadedModel, prompts: Tensor) -> Tensor:
 @torch.inference_mode()
 def log_likelihoods(model: LoadedModel, canvas: Tensor) -> Tensor:
     """`[B, T - 1]`, the logarithm of each token's probability after those before it."""
-    found = model.module(canvas)[:, :-1].double().log_softmax(-1)
+    found: Tensor = model.module(canvas)[:, :-1].double().log_softmax(-1)
     return found.gather(2, canvas[:, 1:, None])[..., 0]
 
 
