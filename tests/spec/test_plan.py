@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
-from dllmc.spec import StepPlan
+from dllmc.spec import StepPlan, statistics_name, statistics_parts
 
 FIELDS: dict[str, Any] = {"batch": 2, "rows": 32, "head_rows": 8, "slots": 64}
 
@@ -18,7 +19,15 @@ def test_key_names_every_field() -> None:
         {"slots": 65},
         {"scratch": 2},
         {"statistics": "sampled"},
+        {"statistics": "greedy+entropy"},
+        {"statistics": "greedy+top4"},
+        {"statistics": "greedy+top8"},
         {"head_rows": 0, "statistics": "none"},
+        {"mask": "row_limit"},
+        {"mask": "limit+tree"},
+        {"inputs": "mixture4"},
+        {"inputs": "mixture8"},
+        {"saliency": True},
         {"dtype": "float64"},
     ]
     keys = {StepPlan(**(FIELDS | change)).key for change in changes}
@@ -42,8 +51,66 @@ def test_equal_plans_are_one_key() -> None:
         ({"scratch": 0}, "scratch"),
         ({"dtype": "int8"}, "dtype"),
         ({"mask": "causal"}, "mask"),
+        ({"mask": "tree"}, "mask"),
+        ({"mask": "tree+limit"}, "mask"),
+        ({"inputs": "mixture"}, "inputs"),
+        ({"inputs": "mixture0"}, "inputs"),
+        ({"inputs": "mixture04"}, "inputs"),
+        ({"inputs": "tokens4"}, "inputs"),
+        ({"saliency": "much"}, "saliency"),
+        ({"statistics": ""}, "`statistics`='': greedy, sampled or none expected"),
+        ({"statistics": "entropy"}, "`statistics`='entropy': greedy, sampled or none expected"),
+        ({"statistics": "none+entropy"}, "'none\\+entropy': greedy, sampled or none expected"),
+        (
+            {"statistics": "none+entropy", "head_rows": 0},
+            "'none\\+entropy': greedy, sampled or none expected",
+        ),
+        *(
+            ({"statistics": f"greedy+{extra}"}, "asks for what is unknown")
+            for extra in ("", "entropi", "top", "top0", "top08", "top-1", "gather", "entropy2")
+        ),
+        ({"statistics": "greedy+top8+entropy"}, "is spelled 'greedy\\+entropy\\+top8'"),
+        ({"statistics": "sampled+top4+top8"}, "is spelled 'sampled\\+top8'"),
+        ({"statistics": "greedy+second+second"}, "is spelled 'greedy\\+second'"),
     ],
 )
 def test_contradictory_plan_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StepPlan(**(FIELDS | changes))
+
+
+@pytest.mark.parametrize(
+    ("base", "extras", "name"),
+    [
+        ("greedy", [], "greedy"),
+        ("greedy", ["top8", "entropy"], "greedy+entropy+top8"),
+        ("sampled", {"top4", "top16", "top8"}, "sampled+top16"),
+        ("greedy", ["gather2", "second", "gather4", "logits", "second"],
+         "greedy+gather4+logits+second"),
+    ],
+)  # fmt: skip
+def test_a_set_of_statistics_has_one_name_with_the_largest_counts(
+    base: str, extras: list[str], name: str
+) -> None:
+    assert statistics_name(base, extras) == name
+    assert StepPlan(**(FIELDS | {"statistics": name})).statistics == name
+
+
+def test_the_order_of_what_is_asked_for_does_not_matter() -> None:
+    extras = ["entropy", "top4", "gather2", "top8", "logits"]
+    names = {statistics_name("greedy", order) for order in itertools.permutations(extras)}
+    assert names == {"greedy+entropy+gather2+logits+top8"}
+
+
+def test_a_name_tells_what_it_was_made_of() -> None:
+    assert statistics_parts("greedy") == ("greedy", {})
+    assert statistics_parts("sampled+entropy+top16") == ("sampled", {"entropy": 0, "top": 16})
+    base, parts = statistics_parts("greedy+gather4+logits+second")
+    assert (base, parts) == ("greedy", {"gather": 4, "logits": 0, "second": 0})
+
+
+@pytest.mark.parametrize("mask", ["limit", "row_limit", "limit+tree", "row_limit+tree"])
+@pytest.mark.parametrize("inputs", ["tokens", "mixture1", "mixture17"])
+def test_every_mask_goes_with_every_input(mask: str, inputs: str) -> None:
+    plan = StepPlan(**(FIELDS | {"mask": mask, "inputs": inputs, "saliency": True}))
+    assert plan.key == f"b2-w32-r8-s64+1-greedy-{mask}-{inputs}-float32-saliency"

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dllmc.policies.axes import Evaluation, Standing
 from dllmc.policies.cache.prefix import PrefixCache
+from dllmc.policies.standing import Evaluation, Standing
 from dllmc.spec import ConfigError, DenoiserSpec
 
 SPEC = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
@@ -23,30 +23,30 @@ def test_refresh_is_at_a_blocks_start_and_after_so_many_commits() -> None:
 
 def test_a_refresh_covers_what_the_block_sees_and_a_step_the_window() -> None:
     at_start = Standing((8, 12), (8, 12), (0, 20), 20, 0, 0, 3, True, 0)
-    assert PrefixCache().evaluate(at_start, SPEC) == Evaluation((0, 20), (8, 12), True)
+    assert PrefixCache().evaluate(at_start, SPEC) == Evaluation(range(20), range(8, 12), True)
     later = Standing((8, 12), (8, 12), (0, 20), 20, 1, 1, 3, True, 0)
-    assert PrefixCache().evaluate(later, SPEC) == Evaluation((8, 20), (8, 12), False)
+    assert PrefixCache().evaluate(later, SPEC) == Evaluation(range(8, 20), range(8, 12), False)
 
 
 def test_with_shifted_logits_a_refresh_commits_the_first_token_alone() -> None:
     at_start = Standing((8, 12), (8, 12), (0, 20), 20, 0, 0, 3, True, 0)
-    assert PrefixCache().evaluate(at_start, SHIFTED).head == (8, 9)
-    assert PrefixCache(refresh_commits="policy").evaluate(at_start, SHIFTED).head == (8, 12)
+    assert PrefixCache().evaluate(at_start, SHIFTED).head == range(8, 9)
+    assert PrefixCache(refresh_commits="policy").evaluate(at_start, SHIFTED).head == range(8, 12)
 
 
 def test_carrying_is_for_shifted_logits() -> None:
-    PrefixCache(window_first="carried").check(SHIFTED)
+    PrefixCache(window_first="carried").check_model(SHIFTED)
     with pytest.raises(ConfigError, match=r"`cache\.window_first`='carried'.* use 'self'"):
-        PrefixCache(window_first="carried").check(SPEC)
+        PrefixCache(window_first="carried").check_model(SPEC)
 
 
 def test_committing_first_only_is_for_shifted_logits() -> None:
     for refresh_commits in ("auto", "policy"):
-        PrefixCache(refresh_commits=refresh_commits).check(SPEC)
+        PrefixCache(refresh_commits=refresh_commits).check_model(SPEC)
     first = PrefixCache(refresh_commits="first")
-    first.check(SHIFTED)
+    first.check_model(SHIFTED)
     with pytest.raises(ConfigError, match=r"`cache\.refresh_commits`='first'.* use 'auto'"):
-        first.check(SPEC)
+        first.check_model(SPEC)
 
 
 @pytest.mark.parametrize(

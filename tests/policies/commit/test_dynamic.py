@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from rows.made import predictions
 
-from dllmc.policies.axes import BlockProgress
 from dllmc.policies.commit.dynamic import Dynamic
+from dllmc.policies.standing import BlockProgress
 from dllmc.spec import ConfigError, DenoiserSpec
 
 
@@ -14,16 +15,16 @@ def at(step: int, *, masks: int = 8, length: int = 8) -> BlockProgress:
 def test_all_that_is_sure_if_that_reaches_the_quota() -> None:
     policy = Dynamic(threshold=0.8, steps=4)
     # Probabilities .91, .83, .5, .95.
-    assert policy.oracle([0.1, 0.2, 1.0, 0.05], at(0)) == {0, 1, 3}
+    assert policy.oracle(predictions([0.1, 0.2, 1.0, 0.05]), at(0)) == {0, 1, 3}
 
 
 def test_else_the_quota() -> None:
     policy = Dynamic(threshold=0.9, steps=2)
-    assert policy.oracle([0.1, 0.2, 1.0, 0.05, 3.0], at(0)) == {0, 1, 3, 2}
+    assert policy.oracle(predictions([0.1, 0.2, 1.0, 0.05, 3.0]), at(0)) == {0, 1, 3, 2}
 
 
 def test_the_threshold_itself_is_not_enough() -> None:
-    assert Dynamic(threshold=0.5).oracle([0.9, 1.0, 0.99], at(0)) == {0, 2}
+    assert Dynamic(threshold=0.5).oracle(predictions([0.9, 1.0, 0.99]), at(0)) == {0, 2}
 
 
 def test_the_quota_is_of_the_whole_block_the_prompts_part_included() -> None:

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from rows.made import predictions, rows
 
-from dllmc.policies.axes import BlockProgress, commit_rows
 from dllmc.policies.commit.factor import Factor
+from dllmc.policies.progress import commit_rows
+from dllmc.policies.standing import BlockProgress
 from dllmc.spec import ConfigError
 
 PROGRESS = BlockProgress(step=0, masks=8, blocks=1)
@@ -34,22 +36,21 @@ SURE, UNSURE = 0.999, 0.01
 )
 def test_longest_sure_prefix_as_published(probabilities: list[float], committed: set[int]) -> None:
     doubt = [(1 - p) / p for p in probabilities]
-    assert Factor(factor=1.0).oracle(doubt, PROGRESS) == committed
-    rows = torch.tensor([doubt])
+    assert Factor(factor=1.0).oracle(predictions(doubt), PROGRESS) == committed
     values = {"factor": torch.tensor([1.0])}
-    selected = commit_rows(Factor, rows, torch.ones_like(rows).bool(), values)
+    selected = commit_rows(Factor(), rows([doubt]), values)
     assert set(selected[0].nonzero().flatten().tolist()) == committed
 
 
 def test_rows_that_are_not_eligible_do_not_count() -> None:
     doubt = torch.tensor([[0.0, 0.0, 99.0, 0.0, 99.0]])
     eligible = torch.tensor([[0, 1, 1, 1, 0]]).bool()
-    selected = commit_rows(Factor, doubt, eligible, {"factor": torch.tensor([1.0])})
+    selected = commit_rows(Factor(), rows(doubt, eligible), {"factor": torch.tensor([1.0])})
     assert selected.int().tolist() == [[0, 1, 1, 1, 0]]
 
 
 def test_a_smaller_factor_asks_for_more() -> None:
-    doubt = [(1 - p) / p for p in (0.9, 0.82, 0.82, 0.82, 0.1, 0.1)]
+    doubt = predictions([(1 - p) / p for p in (0.9, 0.82, 0.82, 0.82, 0.1, 0.1)])
     taken = [len(Factor(factor=factor).oracle(doubt, PROGRESS)) for factor in (0.5, 0.7, 1.0, 6.0)]
     assert taken == [1, 2, 4, 6]
 

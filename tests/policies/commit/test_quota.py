@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from rows.made import predictions
 
-from dllmc.policies.axes import BlockProgress
 from dllmc.policies.commit.quota import Quota
+from dllmc.policies.standing import BlockProgress
 from dllmc.spec import ConfigError
 
 
@@ -31,7 +32,8 @@ def test_steps_are_shared_over_the_blocks() -> None:
 
 def test_the_surest_commit_and_ties_go_to_the_lowest_position() -> None:
     progress = BlockProgress(step=0, masks=6, blocks=2)
-    assert Quota(steps=4).oracle([5.0, 0.5, 2.0, 0.5, 0.5], progress) == {1, 3, 4}
+    asked = predictions([5.0, 0.5, 2.0, 0.5, 0.5])
+    assert Quota(steps=4).oracle(asked, progress) == {1, 3, 4}
 
 
 @pytest.mark.parametrize(

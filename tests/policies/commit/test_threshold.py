@@ -4,26 +4,26 @@ import math
 
 import pytest
 import torch
+from rows.made import predictions, rows
 
-from dllmc.policies.axes import BlockProgress, commit_oracle, commit_rows
 from dllmc.policies.commit.threshold import Threshold
+from dllmc.policies.progress import commit_oracle, commit_rows
+from dllmc.policies.standing import BlockProgress
 from dllmc.spec import ConfigError
 
 PROGRESS = BlockProgress(step=0, masks=8, blocks=1)
 
 
-def doubts(*probabilities: float) -> list[float]:
-    return [(1 - p) / p for p in probabilities]
-
-
 def test_everything_sure_enough_commits() -> None:
-    assert Threshold(threshold=0.5).oracle(doubts(0.9, 0.4, 0.6), PROGRESS) == {0, 2}
+    asked = predictions([(1 - p) / p for p in (0.9, 0.4, 0.6)])
+    assert Threshold(threshold=0.5).oracle(asked, PROGRESS) == {0, 2}
 
 
 def test_the_threshold_itself_is_sure_enough() -> None:
-    assert Threshold(threshold=0.25).oracle([3.0, 3.0000001], PROGRESS) == {0}
-    values = {"doubt": torch.tensor([Threshold(threshold=0.25).values(PROGRESS)["doubt"]])}
-    selected = Threshold.select(torch.tensor([[3.0, 3.001]]), torch.ones(1, 2).bool(), values)
+    policy = Threshold(threshold=0.25)
+    assert policy.oracle(predictions([3.0, 3.0000001]), PROGRESS) == {0}
+    values = {"doubt": torch.tensor([policy.values(PROGRESS)["doubt"]])}
+    selected = policy.select(rows([[3.0, 3.001]]), values)
     assert selected.tolist() == [[True, False]]
 
 
@@ -32,12 +32,12 @@ def test_at_a_threshold_of_1_only_what_has_no_doubt_commits_beside_the_surest(
     doubt: list[float],
 ) -> None:
     policy = Threshold(threshold=1)
-    assert policy.oracle(doubt, PROGRESS) == set()
-    assert policy.oracle([*doubt, 0.0], PROGRESS) == {len(doubt)}
+    asked = predictions(doubt)
+    assert policy.oracle(asked, PROGRESS) == set()
+    assert policy.oracle(predictions([*doubt, 0.0]), PROGRESS) == {len(doubt)}
     values = {"doubt": torch.tensor([policy.values(PROGRESS)["doubt"]])}
-    rows = torch.tensor([doubt])
-    committed = commit_rows(Threshold, rows, torch.ones_like(rows).bool(), values)
-    assert committed[0].nonzero().flatten().tolist() == [*commit_oracle(policy, doubt, PROGRESS)]
+    committed = commit_rows(policy, rows([doubt]), values)
+    assert committed[0].nonzero().flatten().tolist() == [*commit_oracle(policy, asked, PROGRESS)]
 
 
 @pytest.mark.parametrize("threshold", [1.5, 0, -0.1, math.nan, math.inf])

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from rows.made import predictions
 
-from dllmc.policies.axes import BlockProgress
 from dllmc.policies.commit.timesteps import Timesteps
+from dllmc.policies.standing import BlockProgress
 from dllmc.spec import ConfigError, DenoiserSpec
 
 
@@ -30,7 +31,8 @@ def test_as_many_steps_as_masks_wait_at_first() -> None:
 def test_the_last_step_commits_what_is_left() -> None:
     policy = Timesteps(steps=3)
     assert policy.count(BlockProgress(2, 8, 1, 5, 8)) == 5
-    assert policy.oracle([0.3, 0.1, 0.2], BlockProgress(2, 8, 1, 3, 8)) == {0, 1, 2}
+    asked = predictions([0.3, 0.1, 0.2])
+    assert policy.oracle(asked, BlockProgress(2, 8, 1, 3, 8)) == {0, 1, 2}
 
 
 def test_the_tuner_tries_it_on_models_with_shifted_logits() -> None:

@@ -47,6 +47,7 @@ def test_a_model_with_blocks_of_attention_is_refused() -> None:
         {"belief": {"kind": "lrd"}},
         {"revise": {"kind": "edit"}},
         {"verify": {"kind": "self_speculation"}},
+        {"cache": {"kind": "dkv"}},
         {"cache": {"kind": "dual", "window_first": "carried"}},
     ],
 )

@@ -51,8 +51,8 @@ def test_a_drawn_candidate_may_lie_behind_the_next() -> None:
 
 
 def test_a_prediction_that_knows_no_mask_leaves_none_out() -> None:
-    (row,) = predictions([3.0])
-    assert row.mask_id is None
+    (known,) = predictions([3.0])
+    row = known.having(mask_id=None)
     assert Margin().oracle([row], PROGRESS, {})[0].doubt == pytest.approx(0.75 + 0.75)
-    known = row.having(mask_id=MASK)
+    assert known.mask_id == MASK
     assert Margin().oracle([known], PROGRESS, {})[0].doubt == pytest.approx(0.75)
