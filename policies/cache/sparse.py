@@ -35,6 +35,7 @@ class SparseCache(Refreshing):
         "stop.eot": "a response that is cut has fewer keys than were kept",
     }
     kind: Literal["sparse"] = "sparse"
+    refresh_every: None = None
     ratio: float = knob(0.5, ge=0, le=1, low=0.1, high=1.0, lossy=True)
     kernel: int = knob(3, gt=0, choices=(1, 3, 5, 7), lossy=True)
     delay: int = knob(1, ge=0, low=0, high=3, lossy=True)
