@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dllmc.policies._base import knob
 from dllmc.policies._exclusions import Exclusion, exclusion, exclusions, pairs
@@ -117,8 +117,16 @@ def test_configurations_refuse_just_what_the_page_says() -> None:
 
 
 def stands(policies: list[Policy]) -> bool:
+    """Whether any configuration has them all: with one commit policy or the other beside them."""
+    return any(
+        composes({"commit": {"kind": kind}} | {policy.axis: policy for policy in policies})
+        for kind in ("quota", "leftmost")
+    )
+
+
+def composes(axes: Mapping[str, Any]) -> bool:
     try:
-        QUALITY_REFERENCE.replace(**{policy.axis: policy for policy in policies})
+        QUALITY_REFERENCE.replace(**axes)
     except ConfigError as error:
         return "do not go together" not in str(error)
     return True
