@@ -24,6 +24,7 @@ class Lookahead(Schedule):
     excludes: ClassVar[Mapping[str, str]] = {
         "plans_block": _SLIDES,
         "belief.lrd": _SLIDES,
+        "cache.dkv": _SLIDES,
         "revise.edit": _SLIDES,
         "revise.remask": _SLIDES,
         "score.learned_filter": _SLIDES,
