@@ -77,22 +77,35 @@ class Pair:
     """One sequence on both sides."""
 
     def __init__(
-        self, module: nn.Module, spec: DenoiserSpec, request: Request, state: DecodeState
+        self,
+        module: nn.Module,
+        spec: DenoiserSpec,
+        request: Request,
+        state: DecodeState,
+        auxiliary: nn.Module | None = None,
     ) -> None:
         self.module, self.spec, self.request, self.state = module, spec, request, state
-        self.decoder = self._decoder(module)
+        self.auxiliary = auxiliary
+        self.decoder = self._decoder(module, auxiliary)
         self.traces: list[StepTrace] = []
 
-    def _decoder(self, module: nn.Module) -> ReferenceDecoder:
+    def _decoder(self, module: nn.Module, auxiliary: nn.Module | None) -> ReferenceDecoder:
         r = self.request
-        return ReferenceDecoder(module, self.spec, r.prompt, r.config, r.max_new_tokens, r.stream)
+        given = r.prompt, r.config, r.max_new_tokens, r.stream, auxiliary
+        return ReferenceDecoder(module, self.spec, *given)
+
+    def _again_in_float64(self) -> ReferenceDecoder:
+        """Where the last step began."""
+        exact = [each and copy.deepcopy(each).double() for each in (self.module, self.auxiliary)]
+        assert exact[0] is not None
+        decoder = self._decoder(exact[0], exact[1])
+        for trace in self.traces[:-1]:
+            decoder.step(follow=trace)
+        return decoder
 
     def exact(self) -> StepTrace:
         """The last step again, in float64."""
-        decoder = self._decoder(copy.deepcopy(self.module).double())
-        for trace in self.traces[:-1]:
-            decoder.step(follow=trace)
-        return decoder.step()
+        return self._again_in_float64().step()
 
     def compare(self, pool: Pool, outcome: StepOutcome, row: int, tally: Tally) -> None:
         """Step the reference and compare with row `row` of what the engine did."""
@@ -169,11 +182,10 @@ class Pair:
         return math.inf
 
     def _again(self, predictions: list[Prediction], exact: StepTrace) -> Any:
-        decoder = self._decoder(copy.deepcopy(self.module).double())
-        for trace in self.traces[:-1]:
-            decoder.step(follow=trace)
         single = len(exact.eligible) == 1 and len(predictions) == 1
-        found = decoder._decide(predictions, single, exact.evaluated, exact.refresh)
+        found = self._again_in_float64()._decide(
+            predictions, single, exact.evaluated, exact.refresh
+        )
         return outcome_of(found)
 
     def _report(self, what: str, margin: float, tally: Tally) -> bool:
@@ -213,7 +225,8 @@ class Found:
 
     @classmethod
     def of(cls, state: DecodeState, outcome: StepOutcome, row: int) -> Found:
-        step = state.trace[-1]
+        # What an auxiliary model made of a finished block follows the evaluation.
+        step = [step for step in state.trace if step.plan != "auxiliary"][-1]
         if outcome.decisions is None:
             return cls(step.rows, (), {}, (), set(), set(), set(), {}, None, None)
         decided, rows = outcome.decisions, outcome.decisions.rows
@@ -315,6 +328,8 @@ def opened(engine: Engine, requests: Sequence[Request]) -> tuple[Pool, list[Deco
     )
     for state in states:
         pool.admit(state)
+    if engine.auxiliary is not None:
+        engine.auxiliary.allocate(pool)
     return pool, states
 
 
@@ -327,13 +342,17 @@ def finish(engine: Engine, requests: Sequence[Request]) -> tuple[list[list[int]]
 
 
 def run(
-    engine: Engine, module: nn.Module, spec: DenoiserSpec, requests: Sequence[Request]
+    engine: Engine,
+    module: nn.Module,
+    spec: DenoiserSpec,
+    requests: Sequence[Request],
+    auxiliary: nn.Module | None = None,
 ) -> Tally:
     """Decode `requests` together in the engine, each beside its reference."""
     tally = Tally(cases=1)
     pool, states = opened(engine, requests)
     pairs = {
-        state: Pair(module, spec, request, state)
+        state: Pair(module, spec, request, state, auxiliary)
         for state, request in zip(states, requests, strict=True)
     }
     while (outcome := engine.step(pool, states)) is not None:

@@ -112,11 +112,20 @@ def batches(draw: DrawFn, shape: Shape) -> list[Request]:
     return requests
 
 
-def config_for(rng: random.Random, spec: DenoiserSpec, length: int) -> DecodingConfig:
-    """A configuration of any policies that go together and can decode such a response."""
+def config_for(
+    rng: random.Random, spec: DenoiserSpec, length: int, **fixed: dict[str, Any]
+) -> DecodingConfig:
+    """A configuration of any policies that go together and can decode such a response.
+
+    Args:
+        rng: To draw from.
+        spec: Of the denoiser.
+        length: Of the response.
+        **fixed: Policies that are given, by axis.
+    """
     while True:
         try:
-            config = any_config(rng, spec, length)
+            config = any_config(rng, spec, length, **fixed)
             config.check_model(spec)
             config.check(length)
         except ConfigError:
@@ -124,8 +133,10 @@ def config_for(rng: random.Random, spec: DenoiserSpec, length: int) -> DecodingC
         return config
 
 
-def any_config(rng: random.Random, spec: DenoiserSpec, length: int) -> DecodingConfig:
-    chosen = {axis: any_policy(rng, axis) for axis in AXES}
+def any_config(
+    rng: random.Random, spec: DenoiserSpec, length: int, **fixed: dict[str, Any]
+) -> DecodingConfig:
+    chosen = {axis: any_policy(rng, axis) for axis in AXES} | fixed
     block = chosen["schedule"].get("block_length")
     if chosen["commit"].get("steps") and block and spec.attention == "full":
         chosen["commit"]["steps"] *= -(-length // block)
