@@ -62,6 +62,7 @@ class Request:
         stream: Noise stream of the first prompt.
         backend: Of the runtime; None is the artifact's own.
         database: Folder of the tuning database; None is the user's.
+        auxiliary: The autoregressive model that the configuration asks, as `subject`.
     """
 
     subject: str
@@ -73,6 +74,7 @@ class Request:
     stream: int = 0
     backend: str | None = None
     database: str | None = None
+    auxiliary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Decoded:
         choice: Configuration, record, match level and reasons.
         tokens: Of each response.
         nfe: Evaluations of each.
+        auxiliary_nfe: Those of the auxiliary model; None where there is none.
         traces: What each evaluation committed; of the runtime alone.
     """
 
@@ -91,6 +94,7 @@ class Decoded:
     choice: Choice
     tokens: list[list[int]]
     nfe: list[int]
+    auxiliary_nfe: list[int] | None = None
     traces: Sequence[Any] = ()
 
     def text(self, index: int) -> str | None:
@@ -130,7 +134,12 @@ def run(request: Request, engine: str = "runtime") -> Decoded:
 
 
 def _by_runtime(request: Request, config: DecodingConfig | None, task: str | None) -> Decoded:
-    engine = open_engine(request.subject, backend=request.backend, database=request.database)
+    engine = open_engine(
+        request.subject,
+        backend=request.backend,
+        database=request.database,
+        auxiliary=request.auxiliary,
+    )
     length = request.max_new_tokens or response_length(engine)
     choice = _choose(engine, request, config, task, length)
     with status("decoding; the first step compiles"):
@@ -141,33 +150,42 @@ def _by_runtime(request: Request, config: DecodingConfig | None, task: str | Non
             batch=_BATCH,
             streams=_streams(request),
         )
-    return Decoded(engine, choice, found.tokens, found.nfe, found.trace)
+    helped = None if request.auxiliary is None else found.auxiliary_nfe
+    return Decoded(engine, choice, found.tokens, found.nfe, helped, found.trace)
 
 
 def _by_reference(request: Request, config: DecodingConfig | None, task: str | None) -> Decoded:
-    if is_artifact(request.subject):
-        raise UsageError(
-            f"`--engine` reference needs the plain model and `{request.subject}` is an artifact; "
-            "give the name or the checkpoint that it was compiled from"
-        )
+    for subject in filter(None, (request.subject, request.auxiliary)):
+        if is_artifact(subject):
+            raise UsageError(
+                f"`--engine` reference needs the plain model and `{subject}` is an artifact; "
+                "give the name or the checkpoint that it was compiled from"
+            )
     if request.backend is not None:
         raise UsageError(f"`--backend`={request.backend!r} is the runtime's; leave it out")
     import dllmc
 
     model = load_model(request.subject)
     # For its tokenizer and its records alone.
-    engine = open_engine(model, database=request.database)
+    engine = open_engine(model, database=request.database, auxiliary=request.auxiliary)
+    auxiliary = None if request.auxiliary is None else load_model(request.auxiliary)
     length = request.max_new_tokens or response_length(engine)
     choice = _choose(engine, request, config, task, length)
     with progress() as bar:
         prompts = zip(_prompts(engine, request), _streams(request), strict=True)
         found = [
             dllmc.reference.generate(
-                model, prompt, choice.config, max_new_tokens=length, stream=stream
+                model,
+                prompt,
+                choice.config,
+                max_new_tokens=length,
+                stream=stream,
+                auxiliary=auxiliary,
             )
             for prompt, stream in bar.track(list(prompts), description="decoding by the reference")
         ]
-    return Decoded(engine, choice, [o.tokens for o in found], [o.nfe for o in found])
+    helped = None if auxiliary is None else [o.auxiliary_nfe for o in found]
+    return Decoded(engine, choice, [o.tokens for o in found], [o.nfe for o in found], helped)
 
 
 def _choose(

@@ -32,7 +32,11 @@ def is_artifact(subject: str) -> bool:
 
 
 def open_engine(
-    subject: str | LoadedModel, *, backend: str | None = None, database: str | None = None
+    subject: str | LoadedModel,
+    *,
+    backend: str | None = None,
+    database: str | None = None,
+    auxiliary: str | None = None,
 ) -> Engine:
     """An engine over an artifact, or over a model that is compiled in memory.
 
@@ -40,6 +44,8 @@ def open_engine(
         subject: Path of an artifact, or a model, or its name or path.
         backend: None is the artifact's own, and `eager` for a model.
         database: Folder of the tuning database; None is the user's.
+        auxiliary: The autoregressive model beside it: an artifact's path, or a model's name or
+            path.
 
     Raises:
         DllmcError: It cannot be opened.
@@ -47,12 +53,22 @@ def open_engine(
     import dllmc
 
     with status("opening the model"):
+        helper = None if auxiliary is None else _auxiliary(auxiliary)
         if isinstance(subject, str) and is_artifact(subject):
-            return dllmc.load(subject, backend=backend, database=database)
+            return dllmc.load(subject, backend=backend, database=database, auxiliary=helper)
         model = load_model(subject) if isinstance(subject, str) else subject
         compiled = dllmc.compile(model, backend=backend or "eager")
-        engine: Engine = compiled.engine(database=database)
+        engine: Engine = compiled.engine(database=database, auxiliary=helper)
         return engine
+
+
+def _auxiliary(subject: str) -> Any:
+    """What an engine takes as its auxiliary model."""
+    import dllmc
+
+    if is_artifact(subject):
+        return subject
+    return dllmc.compile(load_model(subject), backend="eager")
 
 
 def load_model(subject: str, dtype: str | None = None) -> LoadedModel:

@@ -42,6 +42,10 @@ def command(
         str | None, typer.Option(help="inductor or eager; the artifact's, else eager.")
     ] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
+    auxiliary: Annotated[
+        str | None,
+        typer.Option(help="The causal model that `apd` and `specdiff` ask: ART, or a model."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Decode each PROMPT with the tuning record that fits best, or as CONFIG says."""
@@ -61,6 +65,7 @@ def command(
         stream=stream,
         backend=backend,
         database=db,
+        auxiliary=auxiliary,
     )
     decoded = _decode.run(request, engine)
     if json:
@@ -74,9 +79,11 @@ def command(
 
 
 def _json(decoded: Decoded, index: int) -> dict[str, Any]:
+    helped = decoded.auxiliary_nfe
     return {
         "tokens": decoded.tokens[index],
         "nfe": decoded.nfe[index],
+        **({} if helped is None else {"auxiliary_nfe": helped[index]}),
         "record": decoded.choice.record,
         "match": decoded.choice.match,
         "text": decoded.text(index),
@@ -90,7 +97,10 @@ def _print_answer(console: Console, prompt: Prompt, decoded: Decoded, index: int
     line.show_header = False
     line.add_row("[dim]prompt", Text(str(prompt)))
     line.add_row("[dim]answer", Text(str(tokens) if text is None else text, style="bold"))
-    line.add_row("", f"[dim]{len(tokens)} tokens in {nfe} evaluation{'s'[: nfe != 1]}")
+    told = f"{len(tokens)} tokens in {nfe} evaluation{'s'[: nfe != 1]}"
+    if decoded.auxiliary_nfe is not None:
+        told += f", and {decoded.auxiliary_nfe[index]} of the auxiliary model"
+    line.add_row("", f"[dim]{told}")
     console.print(line)
 
 

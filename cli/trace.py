@@ -39,6 +39,10 @@ def command(
     task: Annotated[str | None, typer.Option(help="Whose records to look for.")] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
+    auxiliary: Annotated[
+        str | None,
+        typer.Option(help="The causal model that `apd` and `specdiff` ask: ART, or a model."),
+    ] = None,
     save: Annotated[
         str | None, typer.Option(metavar="FILE", help="Keep the trace as JSON lines.")
     ] = None,
@@ -60,6 +64,7 @@ def command(
         "--task": task,
         "--backend": backend,
         "--db": db,
+        "--auxiliary": auxiliary,
     }
     if _is_file(subject):
         _refuse(subject, options)
@@ -122,6 +127,7 @@ def _decoded(subject: str, prompt: str | None, options: dict[str, Any]) -> Decod
         max_new_tokens=options["--max-new-tokens"],
         backend=options["--backend"],
         database=options["--db"],
+        auxiliary=options["--auxiliary"],
     )
     return _decode.run(request)
 

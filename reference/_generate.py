@@ -35,11 +35,13 @@ class ReferenceOutput:
         tokens: The response.
         nfe: Evaluations made.
         trace: Every evaluation, first to last.
+        auxiliary_nfe: Evaluations of the autoregressive model beside it, if one was asked.
     """
 
     tokens: list[int]
     nfe: int
     trace: list[StepTrace]
+    auxiliary_nfe: int = 0
 
 
 @overload
@@ -110,4 +112,4 @@ def generate(
     trace = []
     while not decoder.done:
         trace.append(decoder.step())
-    return ReferenceOutput(decoder.output, decoder.nfe, trace)
+    return ReferenceOutput(decoder.output, decoder.nfe, trace, decoder.auxiliary_nfe)

@@ -59,6 +59,7 @@ class Place:
         self.canvas = prepared + [spec.mask_id] * (length - len(prepared))
         self.done = False
         self.nfe = 0
+        self.auxiliary_nfe = 0
         self._response_start = len(prepared)
         self._response_end = len(prepared) + max_new_tokens
         self._evaluator = Evaluator(module, spec, config, len(prepared))
@@ -200,6 +201,7 @@ class Place:
         assert self._auxiliary is not None
         start, end = self._current.span
         logits = next_tokens(self._auxiliary, self.canvas[:end])
+        self.auxiliary_nfe += 1
         place = start
         while place < len(self.canvas):
             token = greedy_token(logits[place - 1], self.spec.mask_id)

@@ -250,4 +250,5 @@ class ReferenceDecoder(Place):
         for row in rows:
             canvas[row.position] = row.candidate
         logits = next_tokens(self._auxiliary, canvas[: rows[-1].position + 1])
+        self.auxiliary_nfe += 1
         return [logits[row.position - 1] for row in rows]
