@@ -58,7 +58,8 @@ def _freedave(number: int, told: dict[str, Any], system: str) -> Case:
 
     With a threshold it may take a draft that holds some of the tokens that were decided, and so
     another way than the loop without drafts: ours are compared with that loop. For Dream it drafts
-    from what a block's full evaluation says of all the block, ours from the next evaluation on.
+    from what a block's full evaluation says of all the block, ours from the next evaluation on;
+    and for SDAR it can draft beyond the block.
     """
     length, threshold = told["block_length"], told.get("confidence_threshold")
     plain = told["plain"]
@@ -71,7 +72,7 @@ def _freedave(number: int, told: dict[str, Any], system: str) -> Case:
         keys, cache, most = (("block_size", length),), "block_causal", most - 1
         tokens, way = tokens[: told["max_gen_length"]], "block_causal"
     nfe = None
-    if threshold is None and system != "freedave_dream":
+    if threshold is None and system != "freedave_dream" and "eager_acceptance_mode" not in told:
         nfe = told["nfe"] - (system == "freedave_sdar")
     verify = {"kind": "self_speculation", "branches": told["draft_steps"]}
     config = config_of(length, commit, cache, verify=verify)

@@ -64,3 +64,17 @@ def test_it_is_for_block_causal_attention() -> None:
 def test_bad_values_are_refused(fields: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
         BlockCausalCache(**fields)  # type: ignore[arg-type]
+
+
+def test_drafts_go_to_the_blocks_end_while_its_rows_stay_the_same() -> None:
+    begun = replace(READY, step=1, outer_steps=1, masked=frozenset(range(17, 24)))
+    policy, decided = BlockCausalCache(), replace(begun, first_masked=False)
+    assert [policy.room(begun, SPEC), policy.room(decided, SPEC)] == [7, 7]
+    # What stands before the block is to be appended first.
+    assert policy.room(replace(begun, exact=8), SPEC) == 1
+    # The row that predicts the first position is evaluated until that one is decided.
+    assert [policy.room(begun, SHIFTED), policy.room(decided, SHIFTED)] == [1, 7]
+    # Evaluations narrow to the sub-block then.
+    narrow = BlockCausalCache(within="sub_block")
+    assert [narrow.room(begun, SPEC), narrow.room(decided, SPEC)] == [1, 7]
+    assert narrow.room(replace(decided, outer_steps=0), SPEC) == 1
