@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from golden import caches, commits
+from golden import caches, commits, views
 from golden.case import Case, case_of, config_of
 from golden.drawing import draw
 from safetensors.torch import save_file
@@ -32,6 +32,7 @@ SYSTEMS = (
     *("dream", "llada_moe", "sdar", "llada2", "llada21", "fast_dllm_v2"),
     *commits.TRANSLATIONS,
     *caches.TRANSLATIONS,
+    *views.TRANSLATIONS,
 )
 
 
@@ -196,4 +197,5 @@ TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
     "fast_dllm_v2": _fast_dllm_v2,
     **commits.TRANSLATIONS,
     **caches.TRANSLATIONS,
+    **views.TRANSLATIONS,
 }
