@@ -9,7 +9,7 @@ from dllmc.policies.config import DecodingConfig
 SHIFTED = [shape for shape in SHAPES if shape.spec == (("logit_shift", 1),)]
 
 
-@pytest.mark.parametrize("score", ["probability", "margin", "entropy"])
+@pytest.mark.parametrize("score", ["probability", "margin", "entropy", "random"])
 def test_a_carried_first_row_has_all_that_the_refresh_said_of_it(score: str) -> None:
     tally = Tally()
     for seed, kind in enumerate(("prefix", "dual")):
