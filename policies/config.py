@@ -98,6 +98,14 @@ class DecodingConfig(Checked):
         """One policy per axis."""
         return tuple(getattr(self, axis) for axis in AXES)
 
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What sequences must have in common to be decided over together: all but values.
+
+        The cache decides what is evaluated and not what commits.
+        """
+        return tuple(policy.structure() for policy in self.policies if policy.axis != "cache")
+
     @classmethod
     def from_json(cls, text: str) -> DecodingConfig:
         """Read a configuration from JSON text.

@@ -13,17 +13,24 @@ import torch
 from dllmc import kernels
 from dllmc.artifact import Messages, Package, load_package
 from dllmc.policies.config import DecodingConfig
+from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.hardware import detect_hardware
 from dllmc.runtime.output import Output
 from dllmc.runtime.pool import Pool, scratch_of
-from dllmc.runtime.programs import EagerPrograms, InductorPrograms, Programs, cache_shapes
+from dllmc.runtime.programs import (
+    EagerPrograms,
+    InductorPrograms,
+    Programs,
+    Selects,
+    cache_shapes,
+)
 from dllmc.runtime.records import Choice, choose_record
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
-from dllmc.spec import ConfigError, PlanError, PromptError, UsageError, nearest
+from dllmc.spec import PlanError, PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,6 +80,7 @@ class Engine:
         self.device = torch.device(device)
         self.database = database
         self.programs = self._programs(package)
+        self.selects = Selects()
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self._shapes = cache_shapes(package.graphs["greedy"])
 
@@ -185,15 +193,24 @@ class Engine:
         text: str = self.package.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text.strip()
 
-    def specialise(self, plans: Iterable[StepPlan]) -> None:
-        """Compile static programs for the plans that matter most.
+    def specialise(
+        self, plans: Iterable[StepPlan] = (), configs: Iterable[DecodingConfig] = ()
+    ) -> None:
+        """Compile static programs for the plans that matter most, and select programs.
+
+        Args:
+            plans: Each takes seconds to a minute now.
+            configs: Whose decisions are to be one compiled function; each takes seconds when it
+                is first decoded with.
 
         Raises:
-            PlanError: The back end has no static programs.
+            PlanError: The back end has no such programs.
         """
         if not isinstance(self.programs, InductorPrograms):
             raise PlanError(f"back end `{self.backend}` has no static programs; use `inductor`")
         self.programs.specialise(plans)
+        for config in configs:
+            self.selects.want(config)
 
     def open(
         self,
@@ -216,7 +233,7 @@ class Engine:
             PromptError: A prompt does not fit.
         """
         numbers = range(len(prompts)) if streams is None else streams
-        automaton = self._automaton(config)
+        automaton = automaton_for(self.package, config, self.device)
         states = [
             DecodeState(self.spec, prompt, config, max_new_tokens, stream, automaton)
             for prompt, stream in zip(prompts, numbers, strict=True)
@@ -245,7 +262,9 @@ class Engine:
         group = next_group(states)
         if not group:
             return None
-        return evaluate(self.programs, self.spec, pool, group, self.dtype, self.auxiliary)
+        return evaluate(
+            self.programs, self.spec, pool, group, self.dtype, self.selects, self.auxiliary
+        )
 
     def generate(
         self,
@@ -334,16 +353,6 @@ class Engine:
             several = cast("Sequence[Messages]", messages)
             return self.generate([self.encode_chat(each) for each in several], **options)
         return self.generate(self.encode_chat(cast("Messages", messages)), **options)
-
-    def _automaton(self, config: DecodingConfig) -> Any:
-        if config.constrain.free:
-            return None
-        if self.package.tokenizer is None:
-            raise ConfigError(
-                f"`constrain.kind`={config.constrain.kind!r} is about text, and model "
-                f"`{self.name}` has no tokenizer; use 'none'"
-            )
-        return config.constrain.automaton(self.package.tokenizer, self.spec).to(self.device)
 
     def _prompts(self, prompt: Prompts) -> tuple[bool, list[list[int]]]:
         if isinstance(prompt, str):

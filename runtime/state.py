@@ -95,7 +95,7 @@ class DecodeState:
         self.remembered: dict[str, Remembered] = {}
         for policy in config.policies:
             self.remembered |= policy.remembers(spec)
-        self.structure = tuple(p.structure() for p in config.policies if p.axis != "cache")
+        self.structure = config.structure
         self.automaton = automaton
         self._text = (self.response_start, 0)
         if automaton is not None:

@@ -19,7 +19,6 @@ from dllmc.runtime.offer import (
     values_of,
 )
 from dllmc.runtime.running import policy_inputs, run
-from dllmc.runtime.select import Decisions, decide
 from dllmc.runtime.told import Told, account
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from dllmc.runtime.auxiliary import Auxiliary
     from dllmc.runtime.offer import Offer
     from dllmc.runtime.pool import Pool
-    from dllmc.runtime.programs import Programs
+    from dllmc.runtime.programs import Programs, Selects
+    from dllmc.runtime.select import Decisions
     from dllmc.runtime.state import DecodeState
     from dllmc.spec import DenoiserSpec, StepPlan
 
@@ -68,12 +68,13 @@ def evaluate(
     pool: Pool,
     states: list[DecodeState],
     dtype: str,
+    selects: Selects,
     auxiliary: Auxiliary | None = None,
 ) -> StepOutcome:
     """Evaluate `states`, which share their `structure`, and commit what their policies select."""
     begun = time.perf_counter()
     if max(len(state.drafts()) for state in states) > 1:
-        return _evaluate_lanes(programs, spec, pool, states, dtype, begun)
+        return _evaluate_lanes(programs, spec, pool, states, dtype, selects, begun)
     plan = programs.fit(plan_of(spec, pool, states, dtype))
     group = gather_group(plan, spec, pool, states)
     inputs = step_inputs(spec, pool, group) | policy_inputs(pool, group, spec)
@@ -88,7 +89,7 @@ def evaluate(
         found["auxiliary"] = auxiliary.about_candidates(pool, group, found["ids"])
     parts = [state.parts() for state in states]
     offered = offer(group, [state.progress for state in states], parts)
-    decisions, eos = _decide(spec, pool, offered, found)
+    decisions, eos = _decide(selects, spec, pool, offered, found)
     _write(pool, offered.rows, decisions, states[0])
     told = Told(decisions, offered.owners, _finished(spec, pool, states, eos))
     outcome = _outcome(plan, states, decisions, told, offered.owners, begun)
@@ -103,6 +104,7 @@ def _evaluate_lanes(
     pool: Pool,
     states: list[DecodeState],
     dtype: str,
+    selects: Selects,
     begun: float,
 ) -> StepOutcome:
     """Evaluate `states` with their drafts, and commit what stepwise decoding would."""
@@ -122,7 +124,7 @@ def _evaluate_lanes(
         _carry(spec, pool, group, found)
     progresses = branches.lane_progress(states, counts)
     offered = offer(group, progresses, [state.parts() for state in lanes])
-    every, eos = _decide(spec, pool, offered, found)
+    every, eos = _decide(selects, spec, pool, offered, found)
     decisions, best, steps = branches.accept(every, every.rows.tokens, len(counts[0]))
     if tree:
         branches.promote(pool, group, best, len(counts[0]))
@@ -135,7 +137,7 @@ def _evaluate_lanes(
 
 
 def _decide(
-    spec: DenoiserSpec, pool: Pool, offered: Offer, found: dict[str, Tensor]
+    selects: Selects, spec: DenoiserSpec, pool: Pool, offered: Offer, found: dict[str, Tensor]
 ) -> tuple[Decisions, Tensor]:
     rows = rows_of(spec, pool, offered, found)
     eos = torch.tensor(spec.eos_ids, device=rows.ids.device, dtype=torch.int64)
@@ -143,7 +145,7 @@ def _decide(
     values = values_of(offered)
     if first.automaton is not None:
         values["constrain"] = constraint_values(offered)
-    return decide(first.config, rows, values, eos, first.automaton), eos
+    return selects.decide(first, rows, values, eos, first.automaton), eos
 
 
 def _write(pool: Pool, rows: Tensor, decisions: Decisions, state: DecodeState) -> None:

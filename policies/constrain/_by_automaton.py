@@ -37,7 +37,6 @@ class ByAutomaton(Constrain):
         "revise.edit": _OTHER,
         "revise.remask": _OTHER,
         "verify.specdiff": "the output is the auxiliary model's, which knows of no constraint",
-        "verify.joint_sampler": _OTHER,
         "masked rows": _WHOLE,
         "pipelined": "the text must be known up to where a block begins",
         "stop.eot": "it ends the response where the text may not be complete",

@@ -3,5 +3,6 @@
 from dllmc.runtime.programs.base import Programs, cache_shapes
 from dllmc.runtime.programs.eager import EagerPrograms
 from dllmc.runtime.programs.inductor import InductorPrograms
+from dllmc.runtime.programs.selects import Selects
 
-__all__ = ["EagerPrograms", "InductorPrograms", "Programs", "cache_shapes"]
+__all__ = ["EagerPrograms", "InductorPrograms", "Programs", "Selects", "cache_shapes"]
