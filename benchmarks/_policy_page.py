@@ -12,6 +12,8 @@ from _pareto import picture
 from _policy_rows import SAME, Row, beaten_by, front, means, rows_of
 from _strategies import BASELINE, BLOCK, REFERENCE, STRATEGIES
 
+from dllmc.cli._config import describe
+from dllmc.policies.config import DecodingConfig
 from dllmc.tasks import generator_tasks
 
 if TYPE_CHECKING:
@@ -40,8 +42,19 @@ def write_pages(store: Store, environment: Mapping[str, Any]) -> list[Path]:
         shown = [row for row in rows if row.task == task]
         (folder / f"{task}.svg").write_text(picture(task, shown), encoding="utf-8")
     dates = sorted({entry["date"] for entry in store.entries.values()})
-    settings = {**store.settings, "dates": dates, "python": environment["python"]}
-    kept = {"settings": settings, "oracle": oracle, "rows": [_kept(row) for row in rows]}
+    trials = max(entry.get("trials", 0) for entry in store.entries.values())
+    settings = {
+        **store.settings,
+        "dates": dates,
+        "python": environment["python"],
+        "trials": trials,
+    }
+    kept = {
+        "settings": settings,
+        "oracle_nfe": oracle,
+        "strategies": {row.strategy: row.config for row in rows if not row.tuned},
+        "rows": [_kept(row) for row in rows],
+    }
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     lines = _page(settings, rows, oracle, pictured)
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -49,8 +62,10 @@ def write_pages(store: Store, environment: Mapping[str, Any]) -> list[Path]:
 
 
 def _kept(row: Row) -> dict[str, Any]:
+    """The configuration of a published row stands once for all tasks."""
     rounded = {name: round(getattr(row, name), 4) for name in _DIGITS}
-    return {**asdict(row), **rounded, "quartiles": [round(q, 4) for q in row.quartiles]}
+    found = {**asdict(row), **rounded, "quartiles": [round(q, 4) for q in row.quartiles]}
+    return found if row.tuned else {k: v for k, v in found.items() if k != "config"}
 
 
 def _page(
@@ -59,7 +74,7 @@ def _page(
     oracle: Mapping[str, float],
     tasks: Sequence[str],
 ) -> Iterator[str]:
-    yield from _introduction(settings)
+    yield from _introduction(settings, len(tasks))
     overall = means(rows, tasks)
     yield from _table(overall, statistics.mean(oracle.values()), len(tasks))
     yield from _verdicts(overall, rows, tasks)
@@ -72,33 +87,38 @@ def _page(
         yield from _task(task, [row for row in rows if row.task == task], oracle[task])
 
 
-def _introduction(settings: Mapping[str, Any]) -> Iterator[str]:
-    hardware, dates = settings["hardware"], settings["dates"]
+def _introduction(settings: Mapping[str, Any], tasks: int) -> Iterator[str]:
+    hardware, dates, count = settings["hardware"], settings["dates"], settings["prompts"]
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    options = ("backend", "threads", "batch", "prompts", "tune_prompts", "trials")
+    command = " ".join(f"--{name.replace('_', '-')} {settings[name]}" for name in options)
     yield f"""\
 # Published strategies on the embedded model
 
-Written by `python benchmarks/bench_policies.py --page`, with [its pictures](pareto) and
+Written by `python benchmarks/bench_policies.py {command} --page`, with [its pictures](pareto) and
 [the numbers](../benchmarks/results/policies.json). Measured {when} on {hardware["name"]}
-({hardware["architecture"]}, {settings["threads"]} thread), torch {settings["torch"]}, Python
-{settings["python"]}, back end {settings["backend"]}, {settings["prompts"]} test prompts of each of
-the built-in tasks, decoded {settings["batch"]} at a time. Seconds are processor time, since the
-machine did other work too.
+({hardware["architecture"]}, {settings["threads"]} thread) with torch {settings["torch"]} and
+Python {settings["python"]}: {count} test prompts of each of the built-in tasks,
+decoded {settings["batch"]} at a time by the back end {settings["backend"]}. Seconds are processor
+time, since the machine did other work too.
 
 Every strategy decodes with the defaults that its authors published, but in blocks of {BLOCK}
-tokens where it has blocks: responses have 32. Nothing was trained for any of them: dParallel and
-LRD, for example, are here rules for a model that was not made for them. What is compared:
+tokens where it has blocks: responses have 32. Nothing was trained for any of them: dParallel, for
+example, is a rule for a model that was distilled for it, and here one for a model that was not.
+APD and SpecDiff ask the auxiliary model too, an autoregressive one; SpecDiff's output is that
+model's. What is compared:
 
 - **exact**: share of right answers, as the task judges them;
 - **NFE**: evaluations per prompt, and **of oracle** how many times those of
   `dllmc bench --oracle`, which commits in every evaluation what it already predicts rightly;
 - **TPF**: response tokens per evaluation;
-- **speed**: response tokens per second, as a multiple of *{BASELINE}* (threshold 0.9), decoded
-  batch by batch in turn with it.
+- **speed**: response tokens per second, as a multiple of those of *{BASELINE}* (threshold 0.9),
+  decoded batch by batch in turn with it.
 
-This model is small, its evaluations are cheap, and what surrounds them weighs more than in a large
-model: read NFE for what a strategy saves, and speed for what is left of it here. With
-{settings["prompts"]} prompts a task's exact match is good to about 0.07, the mean of all to 0.02.
+This model is small and its evaluations are cheap, so that what surrounds them weighs more than in
+a large model: NFE says what a strategy saves, and speed what is left of it here. The standard
+error of an exact match is at most {0.5 / count**0.5:.2f}, that of a mean of all tasks
+{0.5 / (count * tasks) ** 0.5:.3f}.
 """
 
 
@@ -173,12 +193,13 @@ def _task(task: str, rows: Sequence[Row], oracle: float) -> Iterator[str]:
     yield from ("", f"### {task}", "", f"![{task}](pareto/{task}.svg)", "")
     yield f"Oracle: {oracle:.1f} evaluations. Not beaten, of {len(rows)} measured:"
     yield ""
-    yield "| # | strategy | exact | NFE | TPF | speed | from, to |"
-    yield "|---|---|---:|---:|---:|---:|---|"
+    yield "| # | strategy | exact | NFE | TPF | speed | from, to | decodes with |"
+    yield "|---|---|---:|---:|---:|---:|---|---|"
     for row in front(rows):
         name = f"{row.strategy}, tuned" if row.tuned else row.strategy
         low, high = row.quartiles
         yield (
             f"| {row.label} | {name} | {row.exact:.3f} | {row.nfe:.1f} | {row.tpf:.2f} "
-            f"| {row.ratio:.2f}x | {low:.2f}, {high:.2f} |"
+            f"| {row.ratio:.2f}x | {low:.2f}, {high:.2f} "
+            f"| {describe(DecodingConfig(**(row.config or {})))} |"
         )
