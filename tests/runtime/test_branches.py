@@ -88,41 +88,44 @@ def test_a_refresh_in_between_is_not_skipped() -> None:
 
 @pytest.mark.parametrize("form", ["batch", "tree"])
 def test_fewer_drafts_than_a_neighbour_has_are_as_far_on(form: str) -> None:
-    # The second has two canvases where the first has four; 7 tokens in 4 steps are 2, 2, 2, 1.
-    verify = {"kind": "self_speculation", "branches": 4, "form": form}
-    requests = [
-        Request(
-            PROMPTS[number],
-            DecodingConfig(
-                schedule={"kind": "whole"},
-                commit={"kind": "quota", "steps": steps},
-                cache={"kind": "dual", "refresh_every": every},
-                stop={"kind": "length"},
-                verify=verify,
-            ),
-            length,
+    # The second has two canvases where the first has four; 8 tokens in 5 steps are 2, 2, 2, 1, 1.
+    def config_of(steps: int, every: int | None) -> DecodingConfig:
+        return DecodingConfig(
+            schedule={"kind": "whole"},
+            commit={"kind": "quota", "steps": steps},
+            cache={"kind": "dual", "refresh_every": every},
+            stop={"kind": "length"},
+            verify={"kind": "self_speculation", "branches": 4, "form": form},
         )
-        for number, (length, steps, every) in enumerate([(12, 12, None), (7, 4, 5), (7, 4, 5)])
+
+    requests = [
+        Request(PROMPTS[0], config_of(12, None), 12),
+        Request([8, 15, 2, 2, 21, 4], config_of(5, 5), 8),
     ]
-    model = model_of(FULL)
-    run(engine_of(FULL), model.module, model.spec, requests).check()
+    in_lockstep(requests)
 
 
 @pytest.mark.parametrize("form", ["batch", "tree"])
 def test_a_block_that_opens_beside_drafts_ends_where_its_schedule_chose(form: str) -> None:
+    schedule = {
+        "kind": "adablock",
+        "block_length": 4,
+        "delimiters": (4, 6, 9, 11, 12, 15, 16, 18),
+        "threshold": 0.05,
+    }
     config = DecodingConfig(
-        schedule={
-            "kind": "adablock",
-            "block_length": 4,
-            "delimiters": (2, 5, 8),
-            "threshold": 0.2,
-        },
+        schedule=schedule,
         commit={"kind": "quota"},
+        cache={"kind": "none"},
         stop={"kind": "length"},
         verify={"kind": "self_speculation", "form": form},
     )
+    lengths = (16, 16, 5)
+    in_lockstep([Request(p, config, n) for p, n in zip(PROMPTS, lengths, strict=True)])
+
+
+def in_lockstep(requests: list[Request]) -> None:
     model = model_of(FULL)
-    requests = [Request(prompt, config, 16) for prompt in PROMPTS]
     run(engine_of(FULL), model.module, model.spec, requests).check()
 
 
