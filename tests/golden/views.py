@@ -33,11 +33,11 @@ def _adablock(number: int, told: dict[str, Any]) -> Case:
 
 def _vicinity(number: int, told: dict[str, Any]) -> Case:
     """The published loop evaluates a block again that the filling of the cache has finished."""
-    config = None
+    way, config = "refreshed twice", None
     if number not in _TWICE:
+        way = "window" if told["prefix_look"] or told["after_look"] else "block"
         commit = {"kind": "threshold", "threshold": told["threshold"]}
         config = config_of(told["block_length"], commit, _window(told))
-    way = "window" if told["prefix_look"] or told["after_look"] else "block"
     return case_of("vicinity", number, told, way=way, config=config, nfe=None)
 
 
@@ -46,8 +46,9 @@ def _smooth(number: int, told: dict[str, Any]) -> Case:
 
     The predictions of all 95 tokens are mixed, as there.
     """
-    config, cache = None, told["cache"] or "none"
+    way, config = "several blocks", None
     if told["block_length"] == told["gen_length"]:
+        way = "window" if "prefix_look" in told else told["cache"] or "none"
         commit = {
             "kind": "annealed_threshold",
             "threshold": told["threshold"],
@@ -60,9 +61,9 @@ def _smooth(number: int, told: dict[str, Any]) -> Case:
             "growth": told["cont_weight_growth"],
             "top": 95,
         }
-        seen = _window(told) if "prefix_look" in told else cache
-        config = config_of(told["block_length"], commit, seen, belief=belief)
-    return case_of("smooth", number, told, way=cache, config=config)
+        cache = _window(told) if way == "window" else way
+        config = config_of(told["block_length"], commit, cache, belief=belief)
+    return case_of("smooth", number, told, way=way, config=config)
 
 
 def _window(told: dict[str, Any]) -> dict[str, Any]:
