@@ -38,12 +38,17 @@ if TYPE_CHECKING:
     import optuna
 
     from dllmc.autotune.progress import Callback
+    from dllmc.autotune.space import SearchSpace
     from dllmc.runtime import Engine
     from dllmc.tasks import Task
     from dllmc.tuning_db import Record
 
 # Tune prompts that tell whether a task is still the one that a study was begun with.
 _PROBE = 64
+
+# Seconds. A program takes some 10 of them to compile on two cores, and each set of statistics
+# and form of inputs that policies ask for is one.
+_SHORT = 600
 
 
 def tune(
@@ -85,7 +90,8 @@ def tune(
         max_new_tokens: Response length in tokens; None takes the task's.
         seed: Of search and prompts; another seed is another job, with fresh prompts where the
             task generates them.
-        space: What to search, see `dllmc.autotune.search_space`.
+        space: What to search, see `dllmc.autotune.search_space`. A job of less than ten minutes
+            leaves out what needs other programs than the baseline's, unless it is named.
         progress: `rich` for bars on standard error, a function, or None.
         clock: Seconds from any start.
 
@@ -109,8 +115,9 @@ def tune(
         narrowing=dict(space or {}),
         command=_command(engine, found, margin, budget, trials, batch, seed, space),
     )
-    allowed = search_space(engine.spec, length, space)
-    identity = _identity(engine, found, settings)
+    short = seconds is not None and seconds < _SHORT
+    allowed = search_space(engine.spec, length, space, same_programs=short)
+    identity = _identity(engine, found, settings, allowed)
     name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
     path = storage_path(storage or store.root / "studies.sqlite3")
     shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
@@ -196,7 +203,9 @@ def _check(margin: float, trials: int | None, batch: int, max_new_tokens: int | 
             raise TuningError(f"`{name}`={value} must be at least 1")
 
 
-def _identity(engine: Engine, task: Task, settings: Settings) -> dict[str, Any]:
+def _identity(
+    engine: Engine, task: Task, settings: Settings, allowed: SearchSpace
+) -> dict[str, Any]:
     """What the results of a study depend on; a study with another identity is another study."""
     key = key_of(engine, task=task.name, batch=settings.batch, max_new_tokens=settings.length)
     probe = batches(task.samples("tune", _PROBE, settings.seed), _PROBE)[0]
@@ -207,6 +216,8 @@ def _identity(engine: Engine, task: Task, settings: Settings) -> dict[str, Any]:
         "prompts": probe.id,
         "seed": settings.seed,
         "space": settings.narrowing,
+        # Optuna refuses other choices in the same study.
+        "kinds": allowed.kinds,
     }
     # As it comes back from the storage: lists for tuples.
     return dict(json.loads(json.dumps(identity)))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from dllmc.autotune._domain import Domain, narrow_kinds, narrow_knob
+from dllmc.autotune._settling import DECISIVE, build, largest_count, together, trimmed
+from dllmc.policies._exclusions import exclusion
 from dllmc.policies._registry import kinds as kinds_of
-from dllmc.policies.axes import Commit, Refreshing, Schedule
+from dllmc.policies.axes import Belief, Schedule, Verify
 from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE, DecodingConfig
-from dllmc.policies.standing import BlockProgress
-from dllmc.spec import ConfigError, TuningError, nearest
+from dllmc.spec import ConfigError, TuningError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import optuna
 
@@ -39,34 +43,6 @@ PRESETS: Final[Mapping[str, DecodingConfig]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Domain:
-    """The values of one knob.
-
-    Attributes:
-        choices: All values, or None for a range.
-        low: Smallest value of a range.
-        high: Largest value of a range.
-        log: Whether the range is searched on a logarithmic scale.
-        integer: Whether a range holds whole numbers only.
-    """
-
-    choices: tuple[Any, ...] | None = None
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    integer: bool = False
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """A value for `trial`."""
-        if self.choices is not None:
-            fixed = len(self.choices) == 1
-            return self.choices[0] if fixed else trial.suggest_categorical(name, self.choices)
-        if self.integer:
-            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-
-@dataclass(frozen=True, slots=True)
 class SearchSpace:
     """Kinds per axis, and the knobs of each; a knob is searched only where its kind is chosen.
 
@@ -83,8 +59,12 @@ class SearchSpace:
     def suggest(self, trial: optuna.Trial) -> DecodingConfig:
         """A configuration for `trial`.
 
+        What an optimizer may choose on an axis must not depend on its other choices. So each axis
+        is drawn by itself, and where two kinds do not go together the less decisive one (see
+        `DECISIVE`) gives way to the baseline's, or to the first of the space that fits.
+
         Raises:
-            ConfigError: The policies do not go together.
+            ConfigError: The space was narrowed to values that do not go together.
         """
         chosen: dict[str, dict[str, Any]] = {}
         for axis, kinds in self.kinds.items():
@@ -108,67 +88,82 @@ class SearchSpace:
                 return None
             if len(kinds) > 1:
                 found[f"{axis}.kind"] = policy.kind
-            for name, domain in self.domains[axis, policy.kind].items():
-                value = self._same(policy, name, domain)
+            domains = self.domains[axis, policy.kind]
+            if any(
+                getattr(policy, name) != field.get_default(call_default_factory=True)
+                for name, field in type(policy).model_fields.items()
+                if name not in {"kind", *domains} and _is_lossy(policy, name)
+            ):
+                return None
+            for name, domain in domains.items():
+                value = self._same(type(policy), name, getattr(policy, name), domain)
                 if value is _NOT_IN_SPACE:
                     return None
                 if domain.choices is None or len(domain.choices) > 1:
                     found[f"{axis}.{policy.kind}.{name}"] = value
         return found
 
-    def _same(self, policy: Policy, name: str, domain: Domain) -> Any:
-        value = getattr(policy, name)
+    def _same(self, kind: type[Policy], name: str, value: Any, domain: Domain) -> Any:
+        """What stands for `value` in the domain."""
         if domain.choices is None:
-            # A count that is left out is the largest: one token in each of `length` steps.
-            value = domain.high if value is None else value
-            inside = domain.low <= value <= domain.high
+            if value is None:
+                value = largest_count(kind, name, self.length)
+            inside = value is not None and domain.low <= value <= domain.high
             return (int(value) if domain.integer else value) if inside else _NOT_IN_SPACE
         for choice in domain.choices:
             if choice == value:
                 return choice
-            if isinstance(policy, Schedule):
-                other = type(policy)(**{name: choice})
-                if other.blocks(self.length) == policy.blocks(self.length):
+            if issubclass(kind, Schedule):
+                one, other = (kind(**{name: v}).blocks(self.length) for v in (value, choice))
+                if one == other:
                     return choice
         return _NOT_IN_SPACE
 
-    def _settle(self, chosen: dict[str, dict[str, Any]]) -> DecodingConfig:
+    def _settle(self, chosen: Mapping[str, Mapping[str, Any]]) -> DecodingConfig:
         """The nearest valid configuration; values without effect are left out."""
-        blocks = _build("schedule", chosen["schedule"]).blocks(self.length)  # type: ignore[attr-defined]
-        commit = chosen["commit"]
-        for name, domain in self.domains["commit", commit["kind"]].items():
-            if domain.integer:
-                commit[name] = self._nearest_valid(commit, name, len(blocks))
-                if _commits_alike(commit, {**commit, name: None}, blocks):
-                    commit[name] = None
-        cache = _build("cache", chosen["cache"])
-        longest = max(end - start for start, end in blocks)
-        if isinstance(cache, Refreshing) and not any(
-            cache.refreshes(1, committed) for committed in range(1, longest)
-        ):
-            chosen["cache"].pop("refresh_every", None)
-        config = DecodingConfig(**chosen)
+        trim = trimmed(chosen, self._counts(chosen), self.length)
+        # What cannot give way comes first, and what says what is asked for.
+        axes = sorted(trim, key=lambda a: (len(self.kinds[a]) > 1, _rank(a)))
+        kept = together([functools.partial(self._options, a, trim[a]) for a in axes])
+        if kept is not None:
+            trim = {policy.axis: policy.model_dump() for policy in kept}
+            # A schedule that gave way has other blocks.
+            trim = trimmed(trim, self._counts(trim), self.length)
+        config = DecodingConfig(**trim)
         config.check(self.length)
         return config
 
-    def _nearest_valid(self, commit: Mapping[str, Any], name: str, blocks: int) -> int:
-        wanted = int(commit[name])
-        for value in sorted(range(1, self.length + 1), key=lambda v: (abs(v - wanted), v)):
-            policy = _build("commit", {**commit, name: value})
-            assert isinstance(policy, Commit)
-            try:
-                policy.check(self.length, blocks)
-            except ConfigError:
-                continue
-            return value
-        return wanted
+    def _counts(self, chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        domains = self.domains["commit", chosen["commit"]["kind"]]
+        return [name for name, domain in domains.items() if domain.integer]
+
+    def _options(self, axis: str, values: Mapping[str, Any]) -> Iterator[Policy]:
+        """The policy of these values, then others of the space, the baseline's kind first."""
+        yield build(axis, values)
+        usual = getattr(SPEED_BASELINE, axis).kind
+        for kind in sorted(self.kinds[axis], key=lambda kind: kind != usual):
+            usually = {}
+            for name, domain in self.domains[axis, kind].items():
+                field = kinds_of(axis)[kind].model_fields[name]
+                usually[name] = self._usual(kinds_of(axis)[kind], name, field.default, domain)
+            yield build(axis, {"kind": kind, **usually})
+
+    def _usual(self, kind: type[Policy], name: str, default: Any, domain: Domain) -> Any:
+        same = self._same(kind, name, default, domain)
+        if same is _NOT_IN_SPACE:
+            return domain.nearest(default)
+        return same if domain.choices is not None else default
 
 
 _NOT_IN_SPACE: Final = object()
 
 
 def search_space(
-    spec: DenoiserSpec, length: int, narrowing: Mapping[str, Any] | None = None
+    spec: DenoiserSpec,
+    length: int,
+    narrowing: Mapping[str, Any] | None = None,
+    *,
+    same_programs: bool = False,
 ) -> SearchSpace:
     """The space for a model and a response length.
 
@@ -178,9 +173,12 @@ def search_space(
         narrowing: What to search of it. `commit` takes a kind or a list of kinds;
             `cache.refresh_every`, or `cache.dual.refresh_every` for one kind alone, takes a
             value, a list of choices, or the two ends of a range where the knob has a range.
+        same_programs: Leave out kinds that ask for other programs than the baseline's, which
+            take seconds to compile, unless the narrowing names their axis or a knob of theirs.
 
     Raises:
-        TuningError: The narrowing names what does not exist, or leaves nothing.
+        TuningError: The narrowing names what does not exist, or leaves nothing, or only kinds
+            that do not go together.
     """
     left = dict(narrowing or {})
     kinds: dict[str, tuple[str, ...]] = {}
@@ -191,7 +189,14 @@ def search_space(
             for kind, policy in kinds_of(axis).items()
             if policy.suits(spec) and _usable(axis, kind, spec, length)
         }
-        kinds[axis] = _narrow_kinds(axis, sorted(members), left.pop(axis, None))
+        if same_programs and axis not in left:
+            members = {
+                kind: policy
+                for kind, policy in members.items()
+                if _same_programs(policy(kind=kind))
+                or any(key.startswith(f"{axis}.{kind}.") for key in left)
+            }
+        kinds[axis] = narrow_kinds(axis, sorted(members), left.pop(axis, None))
         for kind in kinds[axis]:
             domains[axis, kind] = {
                 name: _domain(members[kind], name, knob, length)
@@ -199,8 +204,20 @@ def search_space(
                 if knob.lossy
             }
     for key, value in left.items():
-        _narrow_knob(key, value, domains)
+        narrow_knob(key, value, domains)
+    _check_composition(kinds)
     return SearchSpace(length, kinds, domains)
+
+
+def _check_composition(kinds: Mapping[str, tuple[str, ...]]) -> None:
+    alone = [kinds_of(axis)[found[0]] for axis, found in kinds.items() if len(found) == 1]
+    for one, other in itertools.combinations(alone, 2):
+        found = exclusion(one, other)
+        if found is not None and not found.condition:
+            raise TuningError(
+                f"`space` leaves only `{found.by}` and `{found.of}`, which do not go together: "
+                f"{found.reason}"
+            )
 
 
 def _usable(axis: str, kind: str, spec: DenoiserSpec, length: int) -> bool:
@@ -211,6 +228,22 @@ def _usable(axis: str, kind: str, spec: DenoiserSpec, length: int) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def _rank(axis: str) -> int:
+    return DECISIVE.index(axis) if axis in DECISIVE else -1
+
+
+def _is_lossy(policy: Policy, name: str) -> bool:
+    knob = policy.knobs().get(name)
+    return knob is None or knob.lossy
+
+
+def _same_programs(policy: Policy) -> bool:
+    """Whether it runs on plain statistics, tokens and caches."""
+    mixes = isinstance(policy, Belief) and policy.width > 0
+    drafts = isinstance(policy, Verify) and policy.lanes > 1
+    return not (policy.needs or mixes or drafts or "filters" in policy.properties)
 
 
 def _domain(policy: type[Policy], name: str, knob: Knob, length: int) -> Domain:
@@ -229,69 +262,3 @@ def _domain(policy: type[Policy], name: str, knob: Knob, length: int) -> Domain:
     # Whole numbers count steps or tokens, and a response has `length` of each at most.
     high = max(knob.low, min(knob.high, length)) if integer else knob.high
     return Domain(None, knob.low, high, knob.scale == "log", integer)
-
-
-def _narrow_kinds(axis: str, known: Sequence[str], wanted: Any) -> tuple[str, ...]:
-    if wanted is None:
-        return tuple(known)
-    names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
-    for name in names:
-        if name not in known:
-            raise TuningError(f"`space.{axis}`: there is no `{name}`; {nearest(str(name), known)}")
-    if not names:
-        raise TuningError(f"`space.{axis}` leaves no kind; known: {', '.join(known)}")
-    return names
-
-
-def _narrow_knob(
-    key: str, value: Any, domains: dict[tuple[str, str], Mapping[str, Domain]]
-) -> None:
-    full = {f"{axis}.{kind}.{name}" for (axis, kind), found in domains.items() for name in found}
-    matching = [name for name in full if key == name or key.split(".") == [*name.split(".")[::2]]]
-    if not matching:
-        short = {".".join(name.split(".")[::2]) for name in full} | {axis for axis, _ in domains}
-        raise TuningError(f"`space` has no knob `{key}`; {nearest(key, full | short)}")
-    for found in matching:
-        axis, kind, name = found.split(".")
-        narrowed = _narrow_domain(key, value, domains[axis, kind][name])
-        for choice in narrowed.choices or (narrowed.low, narrowed.high):
-            number = int(choice) if narrowed.integer and choice is not None else choice
-            try:
-                _build(axis, {"kind": kind, name: number})
-            except ConfigError as error:
-                raise TuningError(f"`space.{key}`={value!r}: {error}") from None
-        domains[axis, kind] = {**domains[axis, kind], name: narrowed}
-
-
-def _narrow_domain(key: str, value: Any, domain: Domain) -> Domain:
-    if not isinstance(value, (list, tuple)):
-        return Domain(choices=(value,))
-    if not value:
-        raise TuningError(f"`space.{key}` leaves no value; give one, or a list")
-    if domain.choices is not None or len(value) != 2:
-        return Domain(choices=tuple(value))
-    low, high = value
-    if not all(isinstance(end, (int, float)) for end in value) or low >= high:
-        raise TuningError(f"`space.{key}`={value!r} is no range; give its two ends, low first")
-    return Domain(None, low, high, domain.log, domain.integer)
-
-
-def _commits_alike(
-    one: Mapping[str, Any], other: Mapping[str, Any], blocks: Sequence[tuple[int, int]]
-) -> bool:
-    try:
-        policies = [_build("commit", values) for values in (one, other)]
-    except ConfigError:
-        return False
-    progress = [
-        BlockProgress(step, end - start, len(blocks))
-        for start, end in blocks
-        for step in range(end - start)
-    ]
-    first, second = ([p.values(at) for at in progress] for p in policies)
-    return bool(first == second)
-
-
-def _build(axis: str, values: Mapping[str, Any]) -> Policy:
-    rest = {name: value for name, value in values.items() if name != "kind"}
-    return kinds_of(axis)[values["kind"]](**rest)

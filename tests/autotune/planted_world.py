@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 CPU = HardwareKey(kind="cpu", name="Planted", architecture="none", units=1)
 REFERENCE_QUALITY = 0.95
+SPACE: dict[str, Any] = {
+    "schedule": "blocks",
+    "belief": "mask",
+    "score": "probability",
+    "commit": ["factor", "quota", "threshold"],
+    "cache": ["dual", "none", "prefix"],
+    "verify": "none",
+    "revise": "none",
+}
+"""What this world knows the cost and the quality of."""
 
 
 def uniform(*words: object) -> float:

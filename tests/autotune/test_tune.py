@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from planted_world import PlantedEngine, loss, seconds_per_prompt
+from planted_world import SPACE, PlantedEngine, loss, seconds_per_prompt
 from rich.console import Console
 
 from dllmc.autotune import Progress, TuningReport, rich_progress, tune
@@ -28,7 +28,13 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job(path: Path, engine: PlantedEngine | None = None, **options: Any) -> TuningReport:
     engine = engine or PlantedEngine()
-    wanted = {"budget": BUDGET, "batch": 64, "db": path, "progress": None} | options
+    wanted = {
+        "budget": BUDGET,
+        "batch": 64,
+        "db": path,
+        "progress": None,
+        "space": SPACE,
+    } | options
     return tune(
         engine,
         options.pop("task", "copy"),
@@ -59,7 +65,7 @@ def test_the_tuner_finds_a_fast_configuration_that_loses_nothing(
 
 def test_faster_but_lossy_configurations_do_not_pass(tmp_path: Path) -> None:
     # Below a threshold of 0.6 each step of 0.1 loses 10 points and gains 15 % of speed.
-    report = job(tmp_path, space={"commit": "threshold", "cache": "prefix"}, trials=30)
+    report = job(tmp_path, space=SPACE | {"commit": "threshold", "cache": "prefix"}, trials=30)
     assert report.config.commit.threshold >= 0.58
     assert all(loss(v.config) <= 0.02 for v in report.verdicts if v.passed)
 
@@ -69,7 +75,7 @@ def test_where_every_saving_loses_safe_ships_and_the_report_says_so(tmp_path: Pa
         return 0.0 if config.commit.kind == "quota" and config.cache.kind == "none" else 0.2
 
     engine = PlantedEngine(loss=harsh)
-    report = job(tmp_path, engine, space={"commit": ["threshold", "factor"]}, trials=20)
+    report = job(tmp_path, engine, space=SPACE | {"commit": ["threshold", "factor"]}, trials=20)
     assert (report.status, report.config) == ("safe", SAFE)
     assert report.reason is not None
     assert "nothing was confirmed, SAFE ships" in text_of(report)
@@ -171,6 +177,14 @@ def test_more_budget_continues_the_search_of_a_finished_job(tmp_path: Path) -> N
     assert again.study == first.study
     assert sum(again.trials.values()) > sum(first.trials.values())
     assert BUDGET < again.spent < 2 * BUDGET + 30
+
+
+def test_a_job_of_less_than_ten_minutes_that_searches_less_is_another_job(tmp_path: Path) -> None:
+    def study(budget: int, space: dict[str, Any]) -> str:
+        return job(tmp_path, trials=2, budget=budget, space=space).study
+
+    assert study(599, {}) != study(600, {})
+    assert study(599, SPACE) == study(600, SPACE)
 
 
 def test_records_go_where_the_engine_looks_for_them(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from planted_world import PlantedEngine
+from planted_world import SPACE, PlantedEngine
 
 from dllmc.autotune import tune
 
@@ -29,6 +29,7 @@ def main(database: str, log: str) -> None:
             trials=TRIALS,
             batch=BATCH,
             db=database,
+            space=SPACE,
             progress=None,
             clock=engine.clock,
         )
