@@ -71,8 +71,7 @@ class StepPlan(BaseModel):
             raise ValueError(f"`statistics`={self.statistics!r} asks for what is unknown")
         if statistics_name(base, extras) != self.statistics:
             raise ValueError(
-                f"`statistics`={self.statistics!r} is spelled "
-                f"{statistics_name(base, extras)!r}"
+                f"`statistics`={self.statistics!r} is spelled {statistics_name(base, extras)!r}"
             )
         if self.head_rows > self.rows:
             raise ValueError(f"`head_rows`={self.head_rows} must not exceed `rows`={self.rows}")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("sort: d a c b", "copy: a b")
 APD = json.dumps(
     {

@@ -14,6 +14,8 @@ from dllmc import reference
 from dllmc.policies.config import DecodingConfig
 from dllmc.spec import ConfigError, UsageError
 
+pytestmark = pytest.mark.slow
+
 EXPLORING = hypothesis.settings.get_current_profile_name() == "explore"
 APD = DecodingConfig(
     schedule={"kind": "lookahead", "length": 6},

@@ -9,6 +9,8 @@ from lockstep.drawn import SHAPES, engine_of
 
 from dllmc.policies.config import DecodingConfig
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[5, 6, 7], [9], [3, 3, 8, 2, 14]]
 PLAIN = DecodingConfig(
     schedule={"kind": "blocks", "block_length": 6},
