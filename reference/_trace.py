@@ -38,3 +38,27 @@ class StepTrace:
     end: int | None = None
     cut: int | None = None
     steps: int = 1
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Candidate of each eligible position."""
+        return tuple(p.candidate for p in self._of_eligible)
+
+    @property
+    def logits(self) -> tuple[float, ...]:
+        """Logit of the candidate of each eligible position, without noise."""
+        return tuple(p.logit for p in self._of_eligible)
+
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """By how much the candidate leads at each eligible position, with noise."""
+        return tuple(p.margin for p in self._of_eligible)
+
+    @property
+    def doubts(self) -> tuple[float, ...]:
+        """Doubt of each eligible position."""
+        return tuple(p.doubt for p in self._of_eligible)
+
+    @property
+    def _of_eligible(self) -> list[Prediction]:
+        return [p for p in self.predictions if p.position in self.eligible]
