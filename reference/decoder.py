@@ -131,7 +131,8 @@ class ReferenceDecoder(Place):
         lanes = self.config.verify.lanes
         if lanes == 1 or self._step_of_block == 0 or len(offered) < 2:
             return [self.canvas]
-        masked = [row for row in self._judged if self.canvas[row.position] == self.spec.mask_id]
+        still = offered & self._masked()  # a schedule may have seen beyond the block
+        masked = [row for row in self._judged if row.position in still]
         room = max(1, min(self.config.cache.room(standing, self.spec), self._remaining()))
         found = []
         for count in self.config.commit.drafts(self.progress, lanes):

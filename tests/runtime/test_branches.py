@@ -124,6 +124,17 @@ def test_a_block_that_opens_beside_drafts_ends_where_its_schedule_chose(form: st
     in_lockstep([Request(p, config, n) for p, n in zip(PROMPTS, lengths, strict=True)])
 
 
+def test_drafts_stay_in_the_block_where_its_schedule_saw_more() -> None:
+    config = DecodingConfig(
+        schedule={"kind": "adablock", "block_length": 4, "lookahead": 0.5, "threshold": 0.7},
+        commit={"kind": "quota"},
+        cache={"kind": "none"},
+        stop={"kind": "length"},
+        verify={"kind": "self_speculation", "branches": 3},
+    )
+    in_lockstep([Request(prompt, config, 22) for prompt in ([10, 22, 13, 17, 13, 13], [9])])
+
+
 def in_lockstep(requests: list[Request]) -> None:
     model = model_of(FULL)
     run(engine_of(FULL), model.module, model.spec, requests).check()
