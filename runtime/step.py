@@ -59,7 +59,9 @@ class StepOutcome:
 def structure(state: DecodeState) -> tuple[object, ...]:
     """What sequences must share to be evaluated together; all else are tensor arguments."""
     evaluation = state.evaluation()
-    return (state.statistics, evaluation.keeps is not None, evaluation.kept, state.structure)
+    # How saliencies are pooled is the same for all; what share of the keys is kept is not.
+    kernel = None if evaluation.keeps is None else evaluation.keeps[1]
+    return (state.statistics, kernel, evaluation.kept, state.structure)
 
 
 def evaluate(
