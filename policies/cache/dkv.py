@@ -78,7 +78,8 @@ class DkvCache(Cache):
         if self.counts == "steps":
             return standing.step % self.refresh_every == 0
         done = sum(position not in standing.masked for position in range(*standing.block))
-        before = done - standing.committed
+        # Of what was committed a cut may have taken away some.
+        before = max(0, done - standing.committed)
         return done // self.refresh_every > before // self.refresh_every
 
     def _rows(self, standing: Standing, spec: DenoiserSpec) -> set[int]:
@@ -102,7 +103,7 @@ class DkvCache(Cache):
         done = len(block - standing.masked)
         every = self.refresh_every or len(everything) + standing.step + 1
         turns = {
-            "tokens": done // every != (done - standing.committed) // every,
+            "tokens": done // every != max(0, done - standing.committed) // every,
             "steps": standing.step % every == 0,
         }
         early = (0,) if spec.logit_shift else (0, 1)

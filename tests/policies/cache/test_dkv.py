@@ -33,6 +33,15 @@ def test_rows_that_are_or_were_just_masked_are_evaluated() -> None:
     assert found == Evaluation((6, 7, 8, 9, 10, 11), (6, 8, 9), False)
 
 
+def test_tokens_that_a_cut_took_away_ask_for_no_refresh() -> None:
+    # Of the nine that were committed since the last refresh three are left in the block.
+    cut = replace(LATER, committed=9)
+    for every in (None, 4, 8):
+        policy = DkvCache(refresh_every=every)
+        assert not refreshes(policy, cut)
+        assert not policy.oracle(cut, SPEC)[2]
+
+
 def test_a_token_is_evaluated_once_more_after_it_was_committed() -> None:
     after = replace(LATER, step=4, was_masked=LATER.masked)
     found = DkvCache(refresh_every=None).evaluate(after, SPEC)
