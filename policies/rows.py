@@ -104,7 +104,7 @@ class Prediction:
         margin: By how much the candidate's logit, with noise, leads the next one's.
         tail_mass: Odds against the candidate.
         doubt: What the score makes of it.
-        logits: `[V]` float64, without noise.
+        logits: `[V]` float64, without noise; equality leaves them out.
         counters: Seed, stream and evaluations before this one, for noise.
         noised: Position whose noise the candidate was drawn with.
         temperature: At which it was drawn.
@@ -120,7 +120,7 @@ class Prediction:
     margin: float
     tail_mass: float
     doubt: float
-    logits: NDArray[np.float64]
+    logits: NDArray[np.float64] = field(compare=False)
     counters: tuple[int, int, int] = (0, 0, 0)
     noised: int = 0
     temperature: float = 0.0

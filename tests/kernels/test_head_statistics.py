@@ -89,12 +89,12 @@ def test_equal_logits_go_to_the_lowest_id() -> None:
 
 def test_tail_mass_tells_apart_rows_whose_float32_probability_is_one() -> None:
     logits = torch.full((1, 3, 8), 0.0)
-    logits[0, :, 0] = torch.tensor([18.0, 20.0, 19.0])
+    logits[0, :, 0] = torch.tensor([20.0, 22.0, 21.0])
     probability = torch.softmax(logits, -1)[..., 0]
     assert probability[0].tolist() == [1.0, 1.0, 1.0]
     _, _, tail = GREEDY(logits, torch.eye(8), None, MASK)
     assert tail[0].argsort().tolist() == [1, 2, 0]
-    expected = [7 * np.exp(-18), 7 * np.exp(-20), 7 * np.exp(-19)]
+    expected = [7 * np.exp(-20), 7 * np.exp(-22), 7 * np.exp(-21)]
     assert tail[0].tolist() == pytest.approx(expected, rel=1e-6)
 
 

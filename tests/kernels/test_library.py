@@ -12,21 +12,28 @@ from dllmc.kernels import (
 )
 
 NAMES = (
+    "all_logits",
     "attention",
     "cached_attention",
+    "entropy",
     "experts",
+    "gather_logits",
     "gather_rows",
     "head_statistics",
     "held",
     "linear",
+    "mixture",
     "position_bias",
     "rms_norm",
     "rotary",
     "row_positions",
+    "saliency",
     "sampled_head_statistics",
     "sampled_statistics",
+    "second",
     "statistics",
     "swiglu",
+    "top",
     "write_cache",
 )
 
