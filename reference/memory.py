@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+# By name: the operator is registered only once something imports `dllmc.kernels`.
+CANONICAL = "dllmc.attention.default"
 CANONICAL_ARGUMENTS = (
     "q",
     "k",
@@ -151,7 +153,7 @@ class AttentionMemory(TorchFunctionMode):
         names: tuple[str, ...]
         if func is F.scaled_dot_product_attention:
             names, limit = SDPA_ARGUMENTS, "attn_mask"
-        elif func is torch.ops.dllmc.attention.default:
+        elif str(func) == CANONICAL:
             names, limit = CANONICAL_ARGUMENTS, "mask"
         else:
             return func(*args, **(kwargs or {}))
