@@ -24,7 +24,7 @@ test: $(READY)
 	$(BIN)/pytest -q -n $(WORKERS) $(ARGS)
 
 test-all: $(READY)
-	$(BIN)/pytest -q -n $(WORKERS) -m "slow or not slow" $(ARGS)
+	$(BIN)/pytest -q -n $(WORKERS) -m "slow or not slow" --hypothesis-profile=more $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check

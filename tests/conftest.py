@@ -6,14 +6,19 @@ Inductor's cache stays where Inductor puts it, so that a second run compiles not
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import torch
 
-# The default suite draws the same cases every time. To look for new ones:
-# `pytest -m "slow or not slow" --hypothesis-profile=explore`.
-hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
+if TYPE_CHECKING:
+    from xdist.scheduler import WorkStealingScheduling
+
+# The default suite draws the same cases every time, and `make test-all` more of them. To look for
+# new ones: `pytest -m "slow or not slow" --hypothesis-profile=explore`.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.register_profile("more", deadline=None, derandomize=True, max_examples=100)
 hypothesis.settings.register_profile(
     "explore", deadline=None, derandomize=False, max_examples=500, print_blob=True
 )
@@ -35,3 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkStealingScheduling | None:
+    """Neighbours run in one process, so that what they share is made once and not in each."""
+    if config.option.dist != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
