@@ -5,6 +5,8 @@ Blocks after `<!-- not run: why -->` do not. Time-consuming options are shortene
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import shlex
 import shutil
@@ -16,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 import dllmc
+from dllmc import autotune
 from dllmc.cli import app
 from dllmc.policies._registry import kinds
 from dllmc.policies.axes import AXES
@@ -35,6 +38,11 @@ SHORTER = {
         "dllmc bench model.dllm --task copy --batch 2 --prompts 2 --rounds 1"
     ),
 }
+# They compile one model or more, as the README does.
+LONG = (
+    *("artifacts.md", "chat.md", "decoding.md", "foreign.md"),
+    *("models.md", "traces.md", "tuning.md"),
+)
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<kind>python|bash)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -74,14 +82,25 @@ def run_commands(text: str) -> None:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the examples, and a database of its own."""
+    """An empty folder with the examples, a database of its own, and a clock for the tuner.
+
+    Whenever it is read it is 100 ms later, so that a budget lasts as long on any machine.
+    """
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLLMC_TUNING_DB", str(tmp_path / "database"))
+    clock = functools.partial(next, itertools.count(0.0, 0.1))
+    monkeypatch.setattr(autotune, "tune", functools.partial(autotune.tune, clock=clock))
     return tmp_path
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in LONG else [])
+        for path in DOCUMENTS
+    ],
+)
 @pytest.mark.usefixtures("workplace")
 def test_what_a_document_shows_runs(document: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
