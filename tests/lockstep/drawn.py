@@ -96,24 +96,35 @@ def engine_of(shape: Shape, backend: str = "eager") -> Engine:
 
 
 @st.composite
-def batches(draw: DrawFn, shape: Shape) -> list[Request]:
-    """Up to five prompts of unequal length, with one configuration or one each."""
+def batches(draw: DrawFn, shape: Shape, *, plain: bool = False) -> list[Request]:
+    """Up to five prompts of unequal length, with one configuration or one each.
+
+    Args:
+        draw: Of hypothesis.
+        shape: Of the denoiser.
+        plain: Whether all of them run on the programs of the default configuration.
+    """
     rng = random.Random(draw(st.integers(0, 2**64 - 1)))
     spec, count, length = model_of(shape).spec, rng.randint(1, 5), rng.randint(1, 24)
     prompts = [[rng.randint(0, VOCAB - 2) for _ in range(rng.randint(1, 9))] for _ in range(count)]
-    shared = config_for(rng, spec, length)
+    shared = config_for(rng, spec, length, plain=plain)
     if rng.random() < 0.5:
         return [Request(p, shared, length, stream) for stream, p in enumerate(prompts)]
     requests = []
     for prompt in prompts:
         length = rng.randint(1, 24)
-        config = config_for(rng, spec, length)
+        config = config_for(rng, spec, length, plain=plain)
         requests.append(Request(prompt, config, length, rng.randint(0, 7)))
     return requests
 
 
 def config_for(
-    rng: random.Random, spec: DenoiserSpec, length: int, **fixed: dict[str, Any]
+    rng: random.Random,
+    spec: DenoiserSpec,
+    length: int,
+    *,
+    plain: bool = False,
+    **fixed: dict[str, Any],
 ) -> DecodingConfig:
     """A configuration of any policies that go together and can decode such a response.
 
@@ -121,6 +132,7 @@ def config_for(
         rng: To draw from.
         spec: Of the denoiser.
         length: Of the response.
+        plain: Whether it must run on the programs of the default configuration.
         **fixed: Policies that are given, by axis.
     """
     while True:
@@ -130,7 +142,18 @@ def config_for(
             config.check(length)
         except ConfigError:
             continue
-        return config
+        if is_plain(config) or not plain:
+            return config
+
+
+def is_plain(config: DecodingConfig) -> bool:
+    """Whether it takes plain statistics, tokens, masks and caches, sampled or not."""
+    return (
+        config.statistics in ("greedy", "sampled")
+        and not config.belief.width
+        and not config.verify.tree
+        and "filters" not in config.cache.properties
+    )
 
 
 def any_config(

@@ -78,7 +78,7 @@ def agrees_with_eager(programs: InductorPrograms, plan: StepPlan) -> bool:
 
 
 def test_compilations_do_not_depend_on_the_number_of_layers(compiled: list[str]) -> None:
-    for layers in (3, 9):
+    for layers in (3, 5):
         compiled.clear()
         programs = InductorPrograms(package(layers), CPU)
         assert agrees_with_eager(programs, GREEDY)
@@ -167,4 +167,4 @@ def places(layers: int) -> int:
 
 def test_results_are_forgotten_when_they_have_been_read() -> None:
     # Two tables, the residual stream, and the statistics in their place.
-    assert places(3) == places(9) == 3
+    assert places(3) == places(5) == 3
