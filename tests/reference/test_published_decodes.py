@@ -18,11 +18,12 @@ def of_kind(commit: str, cache: str) -> list[Case]:
     ]
 
 
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("commit", "cache"), KINDS)
-def test_tokens_and_nfe_are_those_of_fast_dllm(commit: str, cache: str) -> None:
+def test_tokens_and_nfe_are_those_of_fast_dllm(commit: str, cache: str, every: int) -> None:
     models, cases = load()[0], of_kind(commit, cache)
     assert len(cases) >= 40
-    for case in cases:
+    for case in cases[::every]:
         output = reference.generate(
             models[case.model], case.prompt, case.config, max_new_tokens=case.max_new_tokens
         )

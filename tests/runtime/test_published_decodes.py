@@ -19,10 +19,16 @@ def engine_of(number: int) -> Engine:
     return engine
 
 
+# Each takes seconds to compile.
+MODELS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 4))]
+
+
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_the_engine_decodes_as_published(cache: str) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_the_engine_decodes_as_published(model: int, cache: str) -> None:
     # Alone, every twelfth; all of them below.
-    for case in [case for case in load()[1] if case.config.cache.kind == cache][::12]:
+    own = [case for case in load()[1] if case.model == model]
+    for case in [case for case in own if case.config.cache.kind == cache][::12]:
         output = engine_of(case.model).generate(
             case.prompt, config=case.config, max_new_tokens=case.max_new_tokens
         )
@@ -30,13 +36,16 @@ def test_the_engine_decodes_as_published(cache: str) -> None:
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_batches_of_unequal_requests_decode_as_published(every: int) -> None:
-    cases = load()[1]
-    for number in range(len(load()[0])):
-        own = [case for case in cases if case.model == number]
-        for first in range(0, len(own), 8 * every):
-            batch = own[first : first + 8]
-            requests = [Request(case.prompt, case.config, case.max_new_tokens) for case in batch]
-            tokens, nfe = finish(engine_of(number), requests)
-            assert tokens == [case.tokens for case in batch]
-            assert nfe == [case.nfe for case in batch]
+@pytest.mark.parametrize("model", MODELS)
+def test_batches_of_unequal_requests_decode_as_published(model: int, every: int) -> None:
+    own = [case for case in load()[1] if case.model == model]
+    for first in range(0, len(own), 8 * every):
+        batch = own[first : first + 8]
+        requests = [Request(case.prompt, case.config, case.max_new_tokens) for case in batch]
+        tokens, nfe = finish(engine_of(model), requests)
+        assert tokens == [case.tokens for case in batch]
+        assert nfe == [case.nfe for case in batch]
+
+
+def test_every_model_is_decoded() -> None:
+    assert {case.model for case in load()[1]} == set(range(4))

@@ -35,9 +35,16 @@ def model_of(case: Case) -> tuple[int, tuple[tuple[str, Any], ...]]:
     return case.model, case.keys
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+# Of each kind of model, and what only few systems do: edit, decode blocks ahead, filter caches.
+FEW = ("dream", "llada_moe", "sdar", "llada21", "fast_dllm_v2", "d2f", "sparse_llada")
+
+
+@pytest.mark.parametrize(
+    "system",
+    [pytest.param(s, marks=[] if s in FEW else [pytest.mark.slow]) for s in SYSTEMS],
+)
 def test_the_engine_decodes_as_published(system: str) -> None:
-    # Of one model, as each takes a second to compile; the others below.
+    # Of one model, as each takes seconds to compile; the others below.
     told = [case for case in cases(system) if case.config is not None]
     for case in [case for case in told if model_of(case) == model_of(told[0])][:6]:
         check(case)
