@@ -5,6 +5,8 @@ Inductor's cache stays where Inductor puts it, so that a second run compiles not
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,18 @@ torch.set_num_threads(1)
 def fixed_seeds() -> None:
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock for the tuner that is 100 ms later whenever it is read.
+
+    So a budget lasts as long on any machine, however busy it is.
+    """
+    from dllmc import autotune
+
+    clock = functools.partial(next, itertools.count(0.0, 0.1))
+    monkeypatch.setattr(autotune, "tune", functools.partial(autotune.tune, clock=clock))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,8 +5,6 @@ Blocks after `<!-- not run: why -->` do not. Time-consuming options are shortene
 
 from __future__ import annotations
 
-import functools
-import itertools
 import re
 import shlex
 import shutil
@@ -18,7 +16,6 @@ import pytest
 from typer.testing import CliRunner
 
 import dllmc
-from dllmc import autotune
 from dllmc.cli import app
 from dllmc.policies._registry import kinds
 from dllmc.policies.axes import AXES
@@ -82,15 +79,10 @@ def run_commands(text: str) -> None:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the examples, a database of its own, and a clock for the tuner.
-
-    Whenever it is read it is 100 ms later, so that a budget lasts as long on any machine.
-    """
+    """An empty folder with the examples, and a database of its own."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLLMC_TUNING_DB", str(tmp_path / "database"))
-    clock = functools.partial(next, itertools.count(0.0, 0.1))
-    monkeypatch.setattr(autotune, "tune", functools.partial(autotune.tune, clock=clock))
     return tmp_path
 
 
@@ -101,7 +93,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for path in DOCUMENTS
     ],
 )
-@pytest.mark.usefixtures("workplace")
+@pytest.mark.usefixtures("workplace", "steady_clock")
 def test_what_a_document_shows_runs(document: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks_of(document):

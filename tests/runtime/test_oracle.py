@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from lockstep.drawn import SHAPES, engine_of, model_of
+from lockstep.trained import trained_engine
 
-from dllmc.compiler import compile_model
-from dllmc.models import load_model
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
-from dllmc.runtime.engine import Engine
 from dllmc.runtime.oracle import floors
 from dllmc.tasks import get_task
 
@@ -21,20 +18,14 @@ if TYPE_CHECKING:
 PROMPTS = [[5, 6, 7], [9], [3, 3, 8, 2, 14]]
 
 
-@functools.cache
-def embedded() -> Engine:
-    engine: Engine = compile_model(load_model("embedded"), engine_of=Engine).engine(
-        backend="eager"
-    )
-    return engine
-
-
 def prompts(task: str, count: int) -> list[list[int]]:
-    return [embedded().encode(sample.prompt) for sample in get_task(task).samples("test", count)]
+    return [
+        trained_engine().encode(sample.prompt) for sample in get_task(task).samples("test", count)
+    ]
 
 
 def responses(given: list[list[int]], config: DecodingConfig) -> tuple[list[list[int]], list[int]]:
-    output = embedded().generate(given, config=config, max_new_tokens=32)
+    output = trained_engine().generate(given, config=config, max_new_tokens=32)
     return output.tokens, output.nfe
 
 
@@ -81,7 +72,7 @@ def test_it_commits_what_is_right_and_else_the_surest(shape: Shape, block: int) 
 
 def test_lossless_policies_need_as_many_evaluations_or_more() -> None:
     given, blocks = prompts("addition", 4), {"kind": "blocks", "block_length": 8}
-    found = floors(embedded(), given, max_new_tokens=32, block_length=8)
+    found = floors(trained_engine(), given, max_new_tokens=32, block_length=8)
     reference = QUALITY_REFERENCE.replace(schedule=blocks)
     final, nfe = responses(given, reference)
     assert [floor.tokens[: len(end)] for floor, end in zip(found, final, strict=True)] == final
@@ -96,6 +87,6 @@ def test_lossless_policies_need_as_many_evaluations_or_more() -> None:
 
 
 def test_blocks_behind_the_end_are_left() -> None:
-    [floor] = floors(embedded(), prompts("addition", 1), max_new_tokens=32, block_length=8)
-    assert embedded().spec.eos_ids[0] in floor.tokens[:8]
-    assert floor.tokens[8:] == [embedded().spec.mask_id] * 24
+    [floor] = floors(trained_engine(), prompts("addition", 1), max_new_tokens=32, block_length=8)
+    assert trained_engine().spec.eos_ids[0] in floor.tokens[:8]
+    assert floor.tokens[8:] == [trained_engine().spec.mask_id] * 24

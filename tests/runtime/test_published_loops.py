@@ -53,15 +53,18 @@ def test_the_engine_decodes_as_published(system: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("system", "way"), WAYS)
 def test_the_engine_decodes_every_case_as_published(system: str, way: str) -> None:
-    # Those that end at a token have a model each.
-    for case in of_way(system, way)[:: 4 if way.endswith("eos") else 1]:
-        check(case)
+    # Those that end at a token have a model each; of others every second model decodes in batches.
+    ends = way.endswith("eos")
+    for case in of_way(system, way)[:: 4 if ends else 1]:
+        if ends or case.model % 2 == 0:
+            check(case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_batches_of_unequal_requests_decode_as_published(system: str) -> None:
     told = [case for way in ways(system) if "eos" not in way for case in of_way(system, way)]
+    told = [case for case in told if case.model % 2]
     for (number, keys), group in itertools.groupby(sorted(told, key=model_of), key=model_of):
         own = list(group)
         for first in range(0, len(own), 8):

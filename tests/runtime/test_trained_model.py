@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 from lockstep.compare import Request, Tally, run
+from lockstep.trained import embedded, trained_engine
 
-from dllmc.compiler import compile_model
-from dllmc.models import LoadedModel, load_model
 from dllmc.policies.config import QUALITY_REFERENCE, SPEED_BASELINE, DecodingConfig
-from dllmc.runtime.engine import Engine
 from dllmc.tasks import generator_tasks
 
 BLOCKS = {"kind": "blocks", "block_length": 16}
@@ -26,20 +22,9 @@ CONFIGS = {
 }
 
 
-@functools.cache
-def embedded() -> LoadedModel:
-    return load_model("embedded")
-
-
-@functools.cache
-def engine_of(backend: str) -> Engine:
-    engine: Engine = compile_model(embedded(), engine_of=Engine).engine(backend=backend)
-    return engine
-
-
 def prompts(count: int) -> list[list[int]]:
     samples = [task.samples("tune", count) for task in generator_tasks()]
-    encode = engine_of("eager").encode
+    encode = trained_engine().encode
     return [encode(sample.prompt) for drawn in samples for sample in drawn]
 
 
@@ -51,7 +36,7 @@ def compare(backend: str, config: DecodingConfig, count: int, every: int = 1) ->
             Request(prompt, config, length, stream)
             for stream, prompt in enumerate(given[first : first + 7])
         ]
-        total.add(run(engine_of(backend), model.module, model.spec, requests))
+        total.add(run(trained_engine(backend), model.module, model.spec, requests))
     return total
 
 
