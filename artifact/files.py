@@ -55,7 +55,7 @@ def save_package(package: Package, path: str | Path, *, target: str | None = Non
             not the artifact's.
     """
     destination = Path(path)
-    _check_replaceable(destination)
+    check_replaceable(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     retired = staging.with_name(f"{staging.name}.old")
@@ -143,7 +143,13 @@ def hash_weights(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_replaceable(destination: Path) -> None:
+def check_replaceable(path: str | Path) -> None:
+    """See that an artifact may be written at `path`, before the work of making one.
+
+    Raises:
+        ArtifactError: As for `save_package`.
+    """
+    destination = Path(path)
     if not destination.exists():
         return
     if not is_artifact(destination):

@@ -47,6 +47,9 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compile MODEL into an artifact that any machine of this kind can load."""
+    from dllmc.artifact.files import check_replaceable
+
+    check_replaceable(out)
     compiled = compile_with_progress(model, backend=backend, verify=verify, dtype=dtype)
     path = compiled.save(out)
     package = compiled.package
