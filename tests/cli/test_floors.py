@@ -47,7 +47,10 @@ def test_a_model_without_words_decodes_random_tokens(dllmc: Callable) -> None:
     assert lines[2][-1].endswith("x")
 
 
-@pytest.mark.parametrize("text", ["SPEED_BASELINE", SPEED_BASELINE.canonical_json()])
+@pytest.mark.parametrize(
+    "text",
+    ["SPEED_BASELINE", pytest.param(SPEED_BASELINE.canonical_json(), marks=pytest.mark.slow)],
+)
 def test_more_configurations_are_timed_beside_the_three(dllmc: Callable, text: str) -> None:
     arguments = ("--rounds", 2, "--prompts", 1, "--max-new-tokens", 4, "--config", text, "--json")
     timed = dllmc("bench", "random:llada-tiny", *arguments).json["configurations"]

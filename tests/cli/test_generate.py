@@ -123,6 +123,7 @@ def test_people_see_answer_evaluations_configuration_and_reason(
     assert "no record is near" in ran.out
 
 
+@pytest.mark.slow
 def test_a_fresh_process_generates_from_the_artifact(dllmc: Callable, artifact: Path) -> None:
     command = [sys.executable, "-m", "dllmc.cli", "generate", str(artifact), "copy: a", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
