@@ -21,7 +21,7 @@ from dllmc.policies._base import Policy
 from dllmc.policies._memory import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dllmc.policies.standing import BlockProgress, Part
 
 _NOT_ODDS = "doubt that is no odds"
+_NO_ORDER, _NO_COUNT = "order not foreseen", "commits not foreseen"
 _NEEDS_ODDS = (
     "it compares probabilities, and this score has none; use `commit.kind`='quota', 'timesteps', "
     "'entropy' or 'entropy_bound'"
@@ -141,14 +142,21 @@ class Score(Policy):
 
     Attributes:
         odds: Whether the doubt is the odds against a probability.
+        foreseen: Whether the order of rows is known before they are evaluated, by `ranked`.
     """
 
     axis: ClassVar[str] = "score"
     odds: ClassVar[bool] = True
+    foreseen: ClassVar[bool] = False
 
     @property
     def properties(self) -> frozenset[str]:
-        return super().properties | (frozenset() if self.odds else {_NOT_ODDS})
+        blind = frozenset[str]() if self.foreseen else {_NO_ORDER}
+        return super().properties | blind | (frozenset() if self.odds else {_NOT_ODDS})
+
+    def ranked(self, positions: Iterable[int], counters: tuple[int, int, int]) -> list[int]:
+        """Masked positions in their order, if it is foreseen; `counters` as those of `Rows`."""
+        raise NotImplementedError
 
     @abstractmethod
     def judge(self, rows: Rows, values: Mapping[str, Tensor]) -> Rows:
@@ -167,11 +175,17 @@ class Commit(Policy):
     Attributes:
         may_wait: Whether an evaluation may commit nothing; such a policy must end by itself.
         needs_odds: Whether it takes the doubt for the odds against a probability.
+        foreseen: Whether the order of rows alone says which commit, by `coming`.
     """
 
     axis: ClassVar[str] = "commit"
     may_wait: ClassVar[bool] = False
     needs_odds: ClassVar[bool] = False
+    foreseen: ClassVar[bool] = False
+
+    @property
+    def properties(self) -> frozenset[str]:
+        return super().properties | (frozenset() if self.foreseen else {_NO_COUNT})
 
     @property
     def exclusions(self) -> Mapping[str, str]:
@@ -191,6 +205,10 @@ class Commit(Policy):
 
     def check(self, response_length: int, blocks: int) -> None:
         """Raise `ConfigError` if this cannot decode `response_length` tokens in `blocks`."""
+
+    def coming(self, ranked: Sequence[int], progress: BlockProgress) -> Sequence[int]:
+        """Which of a block's masked positions commit, at least one, if that is foreseen."""
+        raise NotImplementedError
 
     def drafts(self, progress: BlockProgress, lanes: int) -> list[int]:
         """Tokens that so many steps may have committed before each of them, from 0 on."""

@@ -37,6 +37,9 @@ from dllmc.policies.verify.none import NoVerify
 from dllmc.spec import ConfigError, statistics_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dllmc.policies.standing import BlockProgress
     from dllmc.spec import DenoiserSpec
 
 
@@ -142,6 +145,18 @@ class DecodingConfig(Checked):
             )
         for policy in self.policies:
             policy.check_model(spec)
+
+    def coming(
+        self, masked: Iterable[int], progress: BlockProgress, stream: int
+    ) -> tuple[int, ...]:
+        """Which of the block's `masked` positions commit next, if that is known before.
+
+        In their order; none if only the evaluation says.
+        """
+        if not (self.score.foreseen and self.commit.foreseen):
+            return ()
+        counters = self.seed, stream, progress.evaluations
+        return tuple(self.commit.coming(self.score.ranked(masked, counters), progress))
 
     @property
     def statistics(self) -> str:

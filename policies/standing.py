@@ -84,6 +84,8 @@ class Standing:
         masked: Masked positions of the canvas.
         was_masked: Those that were masked before the last evaluation; all at first.
         evaluations: Steps of the whole response before this one.
+        coming: Positions that commit next, in their order, where that is known before they are
+            evaluated; else none.
     """
 
     block: tuple[int, int]
@@ -100,6 +102,7 @@ class Standing:
     masked: frozenset[int] = frozenset()
     was_masked: frozenset[int] = frozenset()
     evaluations: int = 0
+    coming: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

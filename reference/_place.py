@@ -127,6 +127,9 @@ class Place:
             masked=self._masked(),
             was_masked=self._was_masked,
             evaluations=self._draws,
+            coming=self.config.coming(
+                self._masked().intersection(range(*block.span)), self.progress, self.stream
+            ),
         )
 
     def _remaining(self) -> int:

@@ -174,6 +174,9 @@ class DecodeState:
             masked=frozenset(self.masked),
             was_masked=self.was_masked,
             evaluations=self.draws,
+            coming=self.config.coming(
+                self.masked.intersection(range(*block.span)), self.progress, self.stream
+            ),
         )
 
     def evaluation(self) -> Evaluation:

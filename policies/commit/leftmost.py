@@ -29,12 +29,17 @@ class Leftmost(Commit):
 
     # It always commits the first: the surest one is not owed as well.
     may_wait: ClassVar[bool] = True
+    foreseen: ClassVar[bool] = True
     kind: Literal["leftmost"] = "leftmost"
     tokens: int = knob(1, gt=0, low=1, high=8, lossy=True)
 
     @property
     def properties(self) -> frozenset[str]:
         return super().properties | ({"several"} if self.tokens > 1 else set())
+
+    def coming(self, ranked: Sequence[int], progress: BlockProgress) -> Sequence[int]:
+        del progress
+        return sorted(ranked)[: self.tokens]
 
     def values(self, progress: BlockProgress) -> dict[str, float]:
         del progress

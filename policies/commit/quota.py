@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dllmc.policies._base import knob
 from dllmc.policies.axes import Commit
@@ -27,6 +27,7 @@ class Quota(Commit):
     first m % s steps.
     """
 
+    foreseen: ClassVar[bool] = True
     kind: Literal["quota"] = "quota"
     steps: int | None = knob(None, gt=0, low=1, high=1024, scale="log", lossy=True)
 
@@ -41,6 +42,9 @@ class Quota(Commit):
             return 1
         base, remainder = divmod(progress.masks, self.steps // progress.blocks)
         return base + (progress.step < remainder)
+
+    def coming(self, ranked: Sequence[int], progress: BlockProgress) -> Sequence[int]:
+        return ranked[: max(1, self.count(progress))]
 
     def drafts(self, progress: BlockProgress, lanes: int) -> list[int]:
         steps = (dataclasses.replace(progress, step=progress.step + i) for i in range(lanes - 1))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _dkv_llada(number: int, told: dict[str, Any]) -> Case:
-    """The greedy loop commits in an order that is drawn beforehand, which is no policy."""
+    """Of the greedy loop the order is recorded too: `tests/runtime/test_published_order.py`."""
     config = None
     if told["loop"] == "decode":
         cache = {"kind": "dkv", "counts": "steps", "refresh_every": told["cache_reloading_step"]}

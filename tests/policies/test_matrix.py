@@ -117,10 +117,14 @@ def test_configurations_refuse_just_what_the_page_says() -> None:
 
 
 def stands(policies: list[Policy]) -> bool:
-    """Whether any configuration has them all: with one commit policy or the other beside them."""
+    """Whether any configuration has them all: with one commit and score or another beside them."""
     return any(
-        composes({"commit": {"kind": kind}} | {policy.axis: policy for policy in policies})
-        for kind in ("quota", "leftmost")
+        composes(
+            {"commit": {"kind": commit}, "score": {"kind": score}}
+            | {policy.axis: policy for policy in policies}
+        )
+        for commit in ("quota", "leftmost")
+        for score in ("probability", "order")
     )
 
 

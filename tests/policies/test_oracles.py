@@ -375,9 +375,10 @@ def standing_of(kind: str, data: st.DataObject) -> tuple[Cache, DenoiserSpec, St
     whole = start
     if spec.attention == "block_causal":
         whole = data.draw(st.integers(outer[0], start))
-    masked = subset(data, range(start, end)).union(subset(data, range(end, outer[1])))
+    here = range(start, end)
+    masked = subset(data, here).union(subset(data, range(end, outer[1])))
     step = data.draw(st.integers(0, 3))
-    decoded = sum(position not in masked for position in range(start, end))
+    decoded = sum(position not in masked for position in here)
     return (
         policy,
         spec,
@@ -396,8 +397,9 @@ def standing_of(kind: str, data: st.DataObject) -> tuple[Cache, DenoiserSpec, St
             # The prompt's end fills what of the block is not decoded.
             prompt=start if whole < start else data.draw(st.integers(1, start)),
             masked=masked,
-            was_masked=masked.union(subset(data, range(start, end))),
+            was_masked=masked.union(subset(data, here)),
             evaluations=step + data.draw(st.integers(0, 9)),
+            coming=tuple(data.draw(st.permutations(sorted(subset(data, here) & masked)))),
         ),
     )
 
