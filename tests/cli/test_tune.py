@@ -25,7 +25,6 @@ def tuned(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(artifact, tmp_path_factory.mktemp("tuned") / "tuned.dllm")
 
 
-@pytest.mark.usefixtures("steady_clock")
 def test_a_record_goes_into_the_database_and_the_artifact(
     dllmc: Callable, tuned: Path, own_database: Path, tmp_path: Path
 ) -> None:
