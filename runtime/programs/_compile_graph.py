@@ -9,6 +9,7 @@ would copy the weights).
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -55,16 +56,38 @@ def fake_inputs(
     return fakes
 
 
-def conditions_of(fakes: Mapping[str, FakeTensor]) -> list[str]:
+@dataclass(frozen=True)
+class Condition:
+    """A condition on sizes that a program relies on.
+
+    Attributes:
+        expression: In symbols, as SymPy holds it.
+        examples: The size that each symbol had in the examples.
+    """
+
+    expression: Any
+    examples: Mapping[Any, int]
+
+    def holds(self, sizes: Mapping[int, int]) -> bool:
+        """Whether it is met by `sizes`, given by the size in the examples of each quantity."""
+        symbols = self.expression.free_symbols
+        if any(self.examples.get(symbol) not in sizes for symbol in symbols):
+            return False
+        return bool(self.expression.subs({s: sizes[self.examples[s]] for s in symbols}))
+
+
+def conditions_of(fakes: Mapping[str, FakeTensor]) -> list[Condition]:
     """Conditions on sizes that computing with `fakes` has relied on."""
     environment = next(iter(fakes.values())).fake_mode.shape_env
     assert environment is not None
-    return [str(guard.expr) for guard in environment.guards]
+    name = "backed_var_to_val" if hasattr(environment, "backed_var_to_val") else "var_to_val"
+    examples = {symbol: int(value) for symbol, value in getattr(environment, name).items()}
+    return [Condition(guard.expr, examples) for guard in environment.guards]
 
 
 def compile_graph(
     graph: GraphModule, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]
-) -> tuple[Program, list[str]]:
+) -> tuple[Program, list[Condition]]:
     """Compile `graph` for inputs like `inputs`.
 
     Args:
@@ -82,7 +105,7 @@ def compile_graph(
 
 def compile_piece(
     piece: GraphModule, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]
-) -> tuple[Program, list[str]]:
+) -> tuple[Program, list[Condition]]:
     """Compile a piece of a step, for the least time per call.
 
     Args:
@@ -118,7 +141,7 @@ def _compile(
     inputs: Mapping[str, Tensor],
     dynamic: Mapping[str, Sequence[int]],
     compile_inner: Callable[..., Any],
-) -> tuple[Program, list[str]]:
+) -> tuple[Program, list[Condition]]:
     module = GraphModule(graph, copy.deepcopy(graph.graph))
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     examples = {name: inputs[name] for name in names}

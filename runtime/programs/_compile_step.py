@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
     from dllmc.artifact.outline import Outline
+    from dllmc.runtime.programs._compile_graph import Condition
 
     Program = Callable[..., Any]
 
@@ -26,8 +27,8 @@ def compile_step(
     graph: GraphModule,
     inputs: Mapping[str, Tensor],
     dynamic: Mapping[str, Sequence[int]],
-    known: dict[str, tuple[Program, list[str]]],
-) -> tuple[Program, list[str]]:
+    known: dict[str, tuple[Program, list[Condition]]],
+) -> tuple[Program, list[Condition]]:
     """Compile every repeated layer of `graph` once, or the whole where nothing is repeated.
 
     Args:

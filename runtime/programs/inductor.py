@@ -11,6 +11,7 @@ of a 7 M model), so dynamic ones are the default.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,12 +31,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllmc.artifact import Package
+    from dllmc.runtime.programs._compile_graph import Condition
     from dllmc.spec import StepPlan
 
 # Sizes of the examples of a dynamic program: all different, as `compile_graph` asks.
 _EXAMPLE_BATCH, _EXAMPLE_ROWS, _EXAMPLE_HEAD_ROWS, _EXAMPLE_SLOTS = 3, 7, 5, 11
 # A static program is used for a smaller step if at most this share of its rows is padding.
 _PADDING = 0.25
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """A program for any sizes that meet its conditions.
+
+    Attributes:
+        program: Takes the graph's inputs in order.
+        conditions: On sizes; mostly none.
+        example: The plan that it was compiled with.
+    """
+
+    program: Callable[..., Any]
+    conditions: list[Condition]
+    example: StepPlan
+
+    def holds(self, plan: StepPlan) -> bool:
+        """Whether it may run `plan`."""
+        sizes = dict(zip(_sizes(self.example), _sizes(plan), strict=True))
+        return all(condition.holds(sizes) for condition in self.conditions)
 
 
 class InductorPrograms(Programs):
@@ -55,14 +77,15 @@ class InductorPrograms(Programs):
         super().__init__(package)
         self._device = device
         self._layers_once = layers_once
-        self._pieces: dict[str, tuple[Callable[..., Any], list[str]]] = {}
-        self._dynamic: dict[tuple[tuple[str, ...], bool], Callable[..., Any] | None] = {}
+        self._pieces: dict[str, tuple[Callable[..., Any], list[Condition]]] = {}
+        self._dynamic: dict[tuple[tuple[str, ...], bool], Dynamic] = {}
+        self._fitting: dict[StepPlan, Callable[..., Any] | None] = {}
         self._static: dict[StepPlan, Callable[..., Any]] = {}
 
     @property
     def compiled(self) -> int:
         """Programs compiled so far."""
-        return sum(p is not None for p in self._dynamic.values()) + len(self._static)
+        return len(self._dynamic) + len(self._static)
 
     def specialise(self, plans: Iterable[StepPlan]) -> None:
         """Compile a static program for each of `plans`; takes seconds to a minute each."""
@@ -89,17 +112,20 @@ class InductorPrograms(Programs):
         return result
 
     def _dynamic_program(self, plan: StepPlan) -> Callable[..., Any] | None:
-        """The program for all sizes, or None if Inductor's holds for some only."""
+        """The program for all sizes, or None if it does not hold for those of `plan`."""
+        if plan in self._fitting:
+            return self._fitting[plan]
         kind = (variant(plan), plan.batch == 1)
         if kind not in self._dynamic:
-            axes = _dynamic_axes(self.graph(plan), plan)
-            program, conditions = self._compile(_example_of(plan), axes)
-            self._dynamic[kind] = None if conditions else program
-        return self._dynamic[kind]
+            example, axes = _example_of(plan), _dynamic_axes(self.graph(plan), plan)
+            self._dynamic[kind] = Dynamic(*self._compile(example, axes), example)
+        found = self._dynamic[kind]
+        self._fitting[plan] = found.program if found.holds(plan) else None
+        return self._fitting[plan]
 
     def _compile(
         self, plan: StepPlan, dynamic: Mapping[str, tuple[int, ...]]
-    ) -> tuple[Callable[..., Any], list[str]]:
+    ) -> tuple[Callable[..., Any], list[Condition]]:
         # Importing Inductor takes seconds, which a process that runs eagerly need not wait.
         from dllmc.runtime.programs._compile_graph import compile_graph
         from dllmc.runtime.programs._compile_step import compile_step
@@ -117,6 +143,7 @@ def _dynamic_axes(graph: Any, plan: StepPlan) -> dict[str, tuple[int, ...]]:
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     matrices = {"tokens", "positions", "slots", "head_rows", "key_positions", "key_tokens"}
     matrices |= {"gather_ids", "mixture_ids", "mixture_weights", "head_weights"}
+    matrices |= {"hidden", "offered"}
     if plan.mask.startswith("row_limit"):
         matrices.add("key_limit")
     batch = () if plan.batch == 1 else (0,)
@@ -124,6 +151,10 @@ def _dynamic_axes(graph: Any, plan: StepPlan) -> dict[str, tuple[int, ...]]:
     if "key_mask" in axes:
         axes["key_mask"] = (*batch, 1, 2)
     return axes | dict.fromkeys(caches, (*batch, 2))
+
+
+def _sizes(plan: StepPlan) -> tuple[int, ...]:
+    return plan.batch, plan.rows, plan.head_rows, plan.slots + plan.scratch
 
 
 def _example_of(plan: StepPlan) -> StepPlan:

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sympy
 import torch
 from graphs.toys import llada
 
@@ -16,6 +17,7 @@ from dllmc.runtime.engine import Engine
 from dllmc.runtime.programs import EagerPrograms, InductorPrograms, _compile_graph
 from dllmc.runtime.programs._compile_step import places_of
 from dllmc.runtime.programs.base import example_inputs
+from dllmc.runtime.programs.inductor import _EXAMPLE_ROWS
 from dllmc.spec import StepPlan
 
 if TYPE_CHECKING:
@@ -139,21 +141,25 @@ def test_layers_can_be_compiled_together(compiled: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_piece_that_holds_for_some_sizes_makes_programs_static(
+def test_sizes_that_a_piece_does_not_hold_for_get_a_static_program(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, sizes = _compile_graph.compile_piece, list[bool]()
+    original, sizes, rows = _compile_graph.compile_piece, list[bool](), sympy.Symbol("rows")
+    few_rows = _compile_graph.Condition(rows < 9, {rows: _EXAMPLE_ROWS})
 
     def conditional(piece: Any, inputs: Any, dynamic: Any) -> Any:
         sizes.append(any(dynamic.values()))
-        conditions = ["s0 < 9"] if len(sizes) == 2 else []
+        conditions = [few_rows] if len(sizes) == 2 else []
         return original(piece, inputs, dynamic)[0], conditions
 
     monkeypatch.setattr(_compile_graph, "compile_piece", conditional)
     programs = InductorPrograms(package(3), CPU)
     assert agrees_with_eager(programs, GREEDY)
-    assert sizes == [True] * 3 + [False] * 3
-    assert agrees_with_eager(programs, GREEDY.model_copy(update={"rows": 11}))
+    assert sizes == [True] * 3
+    for rows_beyond in (9, 11):
+        assert agrees_with_eager(programs, GREEDY.model_copy(update={"rows": rows_beyond}))
+    assert sizes == [True] * 3 + [False] * 6
+    assert agrees_with_eager(programs, GREEDY.model_copy(update={"rows": 8}))
     assert len(compiled) == 9
 
 
