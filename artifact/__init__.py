@@ -4,6 +4,7 @@ from dllmc.artifact._manifest import FORMAT_VERSION, write_atomically
 from dllmc.artifact.chat import ChatTemplate, Messages
 from dllmc.artifact.files import add_records, hash_weights, load_package, save_package
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
+from dllmc.artifact.joint import joint_package
 from dllmc.artifact.package import Package
 from dllmc.artifact.variants import derive
 
@@ -17,6 +18,7 @@ __all__ = [
     "graph_from_json",
     "graph_to_json",
     "hash_weights",
+    "joint_package",
     "load_package",
     "save_package",
     "weights_of",

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _HEADS = {"head_statistics": "statistics", "sampled_head_statistics": "sampled_statistics"}
 _EMBEDDING = torch.ops.aten.embedding.default
+_NO_HEAD = (
+    "the model's logits are no product with a head, so that no joint sampler can stand before it; "
+    "use `verify.kind`='none'"
+)
 
 
 def derive(graphs: Mapping[str, GraphModule], plan: StepPlan) -> GraphModule:
@@ -75,6 +79,7 @@ def _extend_statistics(module: GraphModule, extras: Mapping[str, int]) -> None:
     results = list(cast("tuple[Node, ...]", output.args[0]))
     fused = cast("Node", results[0].args[0])
     name, implementation = _name_of(fused)
+    hidden = fused.args[0] if name in _HEADS else None
     with graph.inserting_before(fused):
         logits = cast("Node", fused.args[0])
         rest = fused.args[1:]
@@ -92,6 +97,10 @@ def _extend_statistics(module: GraphModule, extras: Mapping[str, int]) -> None:
             elif kind == "second":
                 given = (logits, results[0], mask_id)
                 results.append(graph.call_function(_call("second"), given))
+            elif kind == "hidden":
+                if hidden is None:
+                    raise PlanError(_NO_HEAD)
+                results.append(cast("Node", hidden))
             elif kind == "logits":
                 results.append(graph.call_function(_call("all_logits"), (logits,)))
             elif kind == "gather":

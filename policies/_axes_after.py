@@ -51,6 +51,11 @@ class Verify(Policy):
         return 1
 
     @property
+    def passes(self) -> int:
+        """Decisions after each evaluation that a layer on its hidden states is asked for."""
+        return 0
+
+    @property
     def tree(self) -> bool:
         """Whether the canvases stand in one row, in scratch slots of their own."""
         return False

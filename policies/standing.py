@@ -14,7 +14,7 @@ class BlockProgress:
     """Where a row stands in its block.
 
     Attributes:
-        step: Evaluations of this block, 0 at the first.
+        step: Decisions over this block so far, 0 at its first evaluation.
         masks: Masked positions of the block when it began.
         blocks: Blocks of the whole response.
         remaining: Masked positions of the block now.
@@ -119,6 +119,7 @@ class Evaluation:
         keeps: Share of the keys outside the block to keep from this evaluation on, by saliency;
             None keeps what there is.
         kept: Whether it reads the kept keys instead of all.
+        joint: Whether a joint sampler is asked, on what it remembers, and not the denoiser.
     """
 
     rows: Sequence[int]
@@ -127,3 +128,4 @@ class Evaluation:
     first_only: bool = False
     keeps: tuple[float, int] | None = None
     kept: bool = False
+    joint: bool = False

@@ -60,6 +60,9 @@ class Place:
         self.done = False
         self.nfe = 0
         self.auxiliary_nfe = 0
+        self._passes = 0
+        self._passes_left = 0
+        self._seen: tuple[int, ...] = ()
         self._response_start = len(prepared)
         self._response_end = len(prepared) + max_new_tokens
         self._evaluator = Evaluator(module, spec, config, len(prepared))
@@ -85,7 +88,7 @@ class Place:
         """Where the sequence stands in its block."""
         start, end = self._current.span
         return BlockProgress(
-            step=self._step_of_block,
+            step=self._step_of_block + self._passes,
             masks=end - start,
             blocks=len(self._blocks),
             remaining=self._remaining(),
@@ -137,27 +140,14 @@ class Place:
 
     def _write(self, trace: StepTrace) -> None:
         """Commit, and move on to where the next step stands."""
-        masks, block = self._remaining(), self._current
-        self._was_masked = self._masked()
+        masks, block, index = self._remaining(), self._current, self._block
+        if not trace.joint:
+            self._was_masked = self._masked()
         for position, token in trace.committed:
             self.canvas[position] = token
         for position in trace.reopened:
             self.canvas[position] = self.spec.mask_id
-        self.nfe += 1
-        self._draws += trace.steps
-        unmasked = len(trace.committed) - len(trace.revised)
-        # K and V of a refresh are from before its own commits, so these count.
-        self._committed_since_refresh = unmasked + (
-            0 if trace.refresh else self._committed_since_refresh
-        )
-        self._since_refresh = trace.steps + (0 if trace.refresh else self._since_refresh)
-        # Everything before the outer block was final when this step evaluated it.
-        if set(range(self._exact, block.outer[0])) <= set(trace.evaluated):
-            self._exact = max(self._exact, block.outer[0])
-        if trace.evaluated[-1] >= block.outer[0]:
-            self._step_of_block += trace.steps
-            self._step_of_outer += trace.steps
-            self._unmasked_steps += masks == 0
+        self._count(trace, block, masks)
         self._reshape(trace)
         settled = self.config.revise.settled(masks, len(trace.revised), self._unmasked_steps)
         if self.config.schedule.slides:
@@ -175,6 +165,43 @@ class Place:
         if self.config.revise.kind != "none" and self._step_of_block > 0:
             finished = False  # what stands in this block may still be replaced
         self.done = finished or self._block == len(self._blocks)
+        self._plan_passes(trace, same_block=self._block == index)
+
+    def _count(self, trace: StepTrace, block: Block, masks: int) -> None:
+        """Count a step over `block`, which had so many masks before."""
+        self._draws += trace.steps
+        unmasked = len(trace.committed) - len(trace.revised)
+        if trace.joint:
+            self.auxiliary_nfe += 1
+            self._passes += 1
+            self._committed_since_refresh += unmasked
+            return
+        self.nfe += 1
+        # K and V of a refresh are from before its own commits, so these count.
+        self._committed_since_refresh = unmasked + (
+            0 if trace.refresh else self._committed_since_refresh
+        )
+        self._since_refresh = trace.steps + (0 if trace.refresh else self._since_refresh)
+        # Everything before the outer block was final when this step evaluated it.
+        if set(range(self._exact, block.outer[0])) <= set(trace.evaluated):
+            self._exact = max(self._exact, block.outer[0])
+        if trace.evaluated[-1] >= block.outer[0]:
+            self._step_of_block += trace.steps
+            self._step_of_outer += trace.steps
+            self._unmasked_steps += masks == 0
+
+    def _plan_passes(self, trace: StepTrace, *, same_block: bool) -> None:
+        """Ask the joint sampler next if masks are left among what the evaluation offered."""
+        allowed = self.config.verify.passes
+        self._passes_left = max(0, self._passes_left - 1) if trace.joint else allowed
+        if self.done or not same_block or trace.single:
+            self._passes_left = 0
+            return
+        start, end = self._current.span
+        offered = (prediction.position for prediction in trace.predictions)
+        self._seen = tuple(position for position in offered if start <= position < end)
+        if not self._masked().intersection(self._seen):
+            self._passes_left = 0
 
     def _reshape(self, trace: StepTrace) -> None:
         """End the block where its schedule chose, and the canvas where the response was cut."""
@@ -240,7 +267,7 @@ class Place:
     def _next_block(self) -> None:
         outer, end = self._current.outer, self._current.span[1]
         self._block += 1
-        self._step_of_block = self._unmasked_steps = 0
+        self._step_of_block = self._unmasked_steps = self._passes = 0
         if self.config.schedule.adapts and end < len(self.canvas):
             place = end, self._response_start, len(self.canvas)
             self._blocks.append(window_at(self.config.schedule, self.spec, *place))

@@ -25,6 +25,8 @@ class StepTrace:
         end: Where the block ends, if its schedule chose in this step.
         cut: Where the response ends, if the stop policy said so in this step.
         steps: Steps that were verified in this one evaluation.
+        single: Whether one of the predictions alone might commit.
+        joint: Whether it is a pass of a joint sampler, and no evaluation of the denoiser.
     """
 
     evaluated: tuple[int, ...]
@@ -38,6 +40,8 @@ class StepTrace:
     end: int | None = None
     cut: int | None = None
     steps: int = 1
+    single: bool = False
+    joint: bool = False
 
     @property
     def candidates(self) -> tuple[int, ...]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dllmc.policies.constrain import advance_oracle
 from dllmc.policies.progress import commit_oracle, surest_first
 from dllmc.policies.standing import BlockProgress, part_progress
+from dllmc.policies.verify._joint_layer import load_layer
 from dllmc.reference._place import Place
 from dllmc.reference._trace import StepTrace
 from dllmc.reference.auxiliary import next_tokens
@@ -21,7 +24,6 @@ from dllmc.reference.memory import Filter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
     from torch import nn
@@ -72,6 +74,8 @@ class ReferenceDecoder(Place):
         self._memory: dict[str, Memory] = {p.axis: {} for p in config.policies}
         self._mixtures: dict[int, dict[int, float]] = {}
         self._carried: Prediction | None = None
+        self._hidden: dict[int, NDArray[np.float64]] = {}
+        self._carried_hidden: NDArray[np.float64] = np.zeros(0)
         self._judged: list[Prediction] = []
 
     @property
@@ -105,6 +109,8 @@ class ReferenceDecoder(Place):
 
     def _evaluate(self, follow: StepTrace | None = None) -> StepTrace:
         """One step of decoding."""
+        if self._passes_left:
+            return self._pass(follow)
         standing, cache = self._standing(), self.config.cache
         rows, offered, refresh = cache.oracle(standing, self.spec)
         single = len(offered) == 1
@@ -121,6 +127,24 @@ class ReferenceDecoder(Place):
         logits = self._evaluator.logits(*given, reach=standing.reach, reads_kept=kept)
         found = [self._predict(logits, p, rows, refresh) for p in sorted(offered)]
         trace = self._decide(found, single, tuple(sorted(rows)), refresh)
+        trace = replace(trace, single=single)
+        self._write(trace if follow is None else follow)
+        return trace
+
+    def _pass(self, follow: StepTrace | None = None) -> StepTrace:
+        """A decision on what the joint sampler makes of the last evaluation's hidden states."""
+        layer, places = load_layer(self.config.verify.path), self._seen  # type: ignore[attr-defined]
+        tokens = [self.canvas[position] for position in places]
+        hidden = [self._hidden[position] for position in places]
+        logits = self._evaluator.head.logits(layer, hidden, tokens, places)
+        counters = self.config.seed, self.stream, self._draws
+        found = [
+            predict(row, position, position, token, self.spec, self.config, counters)
+            for row, position, token in zip(logits, places, tokens, strict=True)
+        ]
+        single = len(places) == 1
+        trace = self._decide(found, single, places, refresh=False)
+        trace = replace(trace, single=single, joint=True)
         self._write(trace if follow is None else follow)
         return trace
 
@@ -154,12 +178,16 @@ class ReferenceDecoder(Place):
         if carries and not refresh and row not in rows:
             assert self._carried is not None
             masked = token == self.spec.mask_id
+            self._hidden[position] = self._carried_hidden
             return self._carried.having(token=token, masked=masked, counters=counters)
         # The first row of a window has none before it: it predicts itself, as published.
         row = row if row in rows else position
         found = predict(logits[row], row, position, token, self.spec, self.config, counters)
+        if self.config.verify.passes:
+            self._hidden[position] = self._evaluator.head.hidden[row]
         if refresh and position == self._current.span[0]:
             self._carried = found
+            self._carried_hidden = self._hidden.get(position, np.zeros(0))
         return found
 
     def _decide(

@@ -10,6 +10,7 @@ import torch
 
 from dllmc.policies.layout import attention_limit
 from dllmc.policies.rows import Prediction
+from dllmc.reference.joint import HeadWatch
 from dllmc.reference.memory import AttentionMemory
 from dllmc.reference.mixing import MixedEmbeddings
 from dllmc.reference.noise import gumbel
@@ -33,6 +34,7 @@ class Evaluator:
     ) -> None:
         self.module, self.spec, self.config = module, spec, config
         self.memory = AttentionMemory()
+        self.head = HeadWatch()
         self._prompt_length = prompt_length
 
     def logits(
@@ -60,9 +62,10 @@ class Evaluator:
         masks = {p for p, token in enumerate(canvas) if token == self.spec.mask_id}
         soft = {p: m for p, m in mixtures.items() if p in masks}
         limits = self._limits(len(canvas), reach, device)
+        watch = self.head if self.config.verify.passes else contextlib.nullcontext()
         # Looking at every call of torch takes a third of a tiny model's time.
         mixed = MixedEmbeddings(tokens, soft) if soft else contextlib.nullcontext()
-        with torch.no_grad(), mixed:
+        with torch.no_grad(), watch, mixed:
             if self.config.cache.kind == "none" and limits is None:
                 logits = self.module(tokens)
             else:
@@ -74,6 +77,8 @@ class Evaluator:
                     filtered,
                     reads_kept=reads_kept,
                 )
+        if self.config.verify.passes:
+            self.head.keep(logits)
         array: NDArray[np.float64] = logits[0].double().cpu().numpy()
         return array
 

@@ -17,6 +17,7 @@ from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.hardware import detect_hardware
+from dllmc.runtime.joint import JointSamplers
 from dllmc.runtime.output import Output
 from dllmc.runtime.pool import Pool, scratch_of
 from dllmc.runtime.programs import (
@@ -82,6 +83,7 @@ class Engine:
         self.programs = self._programs(package)
         self.selects = Selects()
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
+        self.joint = JointSamplers(package, self._programs)
         self._shapes = cache_shapes(package.graphs["greedy"])
 
     @classmethod
@@ -248,6 +250,7 @@ class Engine:
         )
         for state in states:
             check_auxiliary(self.auxiliary, state)
+            self.joint.check(state)
             pool.admit(state)
         if self.auxiliary is not None:
             self.auxiliary.allocate(pool)
@@ -262,9 +265,9 @@ class Engine:
         group = next_group(states)
         if not group:
             return None
-        return evaluate(
-            self.programs, self.spec, pool, group, self.dtype, self.selects, self.auxiliary
-        )
+        joint = group[0].evaluation().joint
+        programs = self.joint.programs(group[0]) if joint else self.programs
+        return evaluate(programs, self.spec, pool, group, self.dtype, self.selects, self.auxiliary)
 
     def generate(
         self,
@@ -309,7 +312,7 @@ class Engine:
             while self.step(pool, opened) is not None:
                 pass
             states += opened
-            tokens += [self._response(state) for state in opened]
+            tokens += [state.output for state in opened]
         texts = None
         if self.package.tokenizer is not None:
             texts = [self.decode(row) for row in tokens]
@@ -384,14 +387,3 @@ class Engine:
         if config != "auto":
             return Choice(DecodingConfig.from_json(config), None, "GIVEN", ())
         return choose_record(self, task=task, batch=batch, max_new_tokens=length)
-
-    def _response(self, state: DecodeState) -> list[int]:
-        tokens = state.response
-        if not state.config.stop.cuts:
-            return tokens
-        for index, token in enumerate(tokens):
-            if token == self.spec.mask_id:
-                break
-            if token in self.spec.eos_ids:
-                return tokens[: index + 1]
-        return tokens

@@ -67,6 +67,8 @@ def gather_group(
     head, offered = _padded([e.head for e in evaluations], plan.head_rows, pool.slots, device)
     numbers = [(s.config.seed, s.stream, s.draws) for s in states]
     rows = torch.tensor([state.row for state in states], device=device)
+    # The hidden states of a pass stand where they predict.
+    shift = 0 if evaluations[0].joint else spec.logit_shift
     return Group(
         states=states,
         evaluations=evaluations,
@@ -77,7 +79,7 @@ def gather_group(
         evaluated=evaluated,
         head=head,
         offered=offered,
-        head_rows=_head_rows(spec, evaluations, head, offered),
+        head_rows=_head_rows(shift, evaluations, head, offered),
         counters=torch.tensor(numbers, device=device),
     )
 
@@ -108,7 +110,7 @@ def step_inputs(spec: DenoiserSpec, pool: Pool, group: Group) -> dict[str, Tenso
 def plan_of(spec: DenoiserSpec, pool: Pool, states: list[DecodeState], dtype: str) -> StepPlan:
     """The plan that covers the largest of `states`."""
     evaluations = [state.evaluation() for state in states]
-    width = states[0].config.belief.width
+    width = 0 if evaluations[0].joint else states[0].config.belief.width
     return StepPlan(
         batch=len(states),
         rows=max(len(e.rows) for e in evaluations),
@@ -136,9 +138,7 @@ def _padded(
     return torch.tensor(rows, device=device), given
 
 
-def _head_rows(
-    spec: DenoiserSpec, evaluations: list[Evaluation], head: Tensor, offered: Tensor
-) -> Tensor:
+def _head_rows(shift: int, evaluations: list[Evaluation], head: Tensor, offered: Tensor) -> Tensor:
     """The row that predicts each head position.
 
     With shifted logits that is the row before; where that one is not evaluated, as before a
@@ -146,12 +146,12 @@ def _head_rows(
     """
     if all(isinstance(e.rows, range) for e in evaluations):
         start = torch.tensor([[e.rows[0]] for e in evaluations], device=head.device)
-        found = (head - spec.logit_shift - start).clamp(min=0)
+        found = (head - shift - start).clamp(min=0)
         return torch.where(offered, found, 0)
     rows = []
     for evaluation in evaluations:
         places = {position: index for index, position in enumerate(evaluation.rows)}
-        predicting = [places.get(p - spec.logit_shift, places.get(p, 0)) for p in evaluation.head]
+        predicting = [places.get(p - shift, places.get(p, 0)) for p in evaluation.head]
         rows.append([*predicting, *[0] * (head.shape[1] - len(predicting))])
     return torch.tensor(rows, device=head.device)
 

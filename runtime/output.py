@@ -19,7 +19,8 @@ class Output:
         text: Decoded response without special tokens; None where the model has no tokenizer.
         tokens: Response token ids; with EOS stop, up to and with the first EOS.
         nfe: Evaluations in which the sequence was active.
-        auxiliary_nfe: Evaluations of the autoregressive model beside it, if one was asked.
+        auxiliary_nfe: Evaluations of the autoregressive model beside it, or passes of a joint
+            sampler, if one was asked.
         plans: Run-length coded plans of those evaluations, `[(plan key, count), ...]`.
         config: How it was decoded.
         record: Id of the tuning record in force, or None.

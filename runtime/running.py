@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dllmc.runtime.joint import joint_inputs
 from dllmc.runtime.kept import filter_caches, kept_inputs, with_saliency
 from dllmc.spec import statistics_parts
 
@@ -27,6 +28,8 @@ def run(
 ) -> Statistics:
     """Evaluate a group, each member on the caches of its row of the pool."""
     first = group.evaluations[0]
+    if first.joint:
+        return programs.run(group.plan, {**inputs, **joint_inputs(pool, group)})
     if first.kept:
         return _on(programs, group, kept_inputs(programs, pool, group, inputs), pool.kept)
     if first.keeps is None:

@@ -104,6 +104,9 @@ class DecodeState:
         self.known = 0
         self.pending = False
         self.auxiliary_nfe = 0
+        self.passes = 0
+        self.passes_left = 0
+        self._seen: tuple[int, ...] = ()
         self.nfe = 0
         self.draws = 0
         self.done = False
@@ -127,7 +130,7 @@ class DecodeState:
         """Where the sequence stands in its block."""
         start, end = self.current.span
         return BlockProgress(
-            step=self.step,
+            step=self.step + self.passes,
             masks=end - start,
             blocks=len(self.blocks),
             remaining=self.remaining,
@@ -181,6 +184,8 @@ class DecodeState:
 
     def evaluation(self) -> Evaluation:
         """What to evaluate next."""
+        if self._evaluation is None and self.passes_left:
+            self._evaluation = Evaluation(self._seen, self._seen, refresh=False, joint=True)
         if self._evaluation is None:
             found = self.config.cache.evaluate(self.standing, self.spec)
             if self._opens(found) and len(found.head) == 1:
@@ -221,13 +226,17 @@ class DecodeState:
     @property
     def statistics(self) -> str:
         """The statistics set that the next evaluation needs."""
+        if self.evaluation().joint:
+            base, *extras = self.config.statistics.split("+")
+            return "+".join((base, *(extra for extra in extras if extra != "hidden")))
         return self.config.statistics if self.evaluation().head else "none"
 
     def advance(self, did: Advance) -> None:
         """Account for one evaluation."""
-        evaluation, masks = self.evaluation(), self.remaining
+        evaluation, masks, block = self.evaluation(), self.remaining, self.block_index
         self._evaluation = None
-        self.was_masked = frozenset(self.masked)
+        if not evaluation.joint:
+            self.was_masked = frozenset(self.masked)
         for position, token in (*did.committed.items(), *did.replaced.items()):
             self.tokens[position] = token
         for position in did.reopened:
@@ -246,6 +255,19 @@ class DecodeState:
         revises = self.config.revise.kind != "none"
         stopped = did.finished and (not revises or self.step == 0) and not self.pending
         self.done = stopped or self.block_index == len(self.blocks)
+        self._ask_jointly(evaluation, same_block=self.block_index == block)
+
+    def _ask_jointly(self, evaluation: Evaluation, *, same_block: bool) -> None:
+        """Let the joint sampler be asked next, as often as it may after an evaluation."""
+        passes = self.config.verify.passes
+        self.passes_left = self.passes_left - 1 if evaluation.joint else passes
+        single = evaluation.first_only or len(evaluation.head) == 1
+        self._seen = ()
+        if self.passes_left > 0 and same_block and not (single or self.done):
+            span = range(*self.current.span)
+            self._seen = tuple(p for p in evaluation.head if p in span)
+        if not self.masked.intersection(self._seen):
+            self.passes_left = 0
 
     def judged(self, taken: Sequence[int]) -> None:
         """Keep of the finished block what the auxiliary model would have taken as well.
@@ -312,12 +334,17 @@ class DecodeState:
                 break
 
     def _count(self, evaluation: Evaluation, did: Advance, masks: int) -> None:
-        self.nfe += 1
         self.draws += did.steps
         if self.plans and self.plans[-1][0] == did.plan:
             self.plans[-1] = (did.plan, self.plans[-1][1] + 1)
         else:
             self.plans.append((did.plan, 1))
+        if evaluation.joint:
+            self.auxiliary_nfe += 1
+            self.passes += 1
+            self.committed += len(did.committed)
+            return
+        self.nfe += 1
         self.committed = len(did.committed) + (0 if evaluation.refresh else self.committed)
         self.since_refresh = did.steps if evaluation.refresh else self.since_refresh + did.steps
         outer_start, rows = self.current.outer[0], evaluation.rows
@@ -350,7 +377,7 @@ class DecodeState:
     def _next_block(self) -> None:
         outer, end = self.current.outer, self.current.span[1]
         self.block_index += 1
-        self.step = self.unmasked_steps = 0
+        self.step = self.unmasked_steps = self.passes = 0
         if self.config.schedule.adapts and end < self.length:
             following = window_at(
                 self.config.schedule, self.spec, end, self.response_start, self.length
@@ -358,6 +385,18 @@ class DecodeState:
             self.blocks.append(following)
         if self.block_index < len(self.blocks) and self.current.outer != outer:
             self.outer_step = 0
+
+    @property
+    def output(self) -> list[int]:
+        """The response, up to and with its first end-of-sequence token if such a token stops."""
+        if not self.config.stop.cuts:
+            return self.response
+        for index, token in enumerate(self.response):
+            if token == self.spec.mask_id:
+                break
+            if token in self.spec.eos_ids:
+                return self.response[: index + 1]
+        return self.response
 
     @property
     def response(self) -> list[int]:

@@ -61,7 +61,7 @@ def structure(state: DecodeState) -> tuple[object, ...]:
     evaluation = state.evaluation()
     # How saliencies are pooled is the same for all; what share of the keys is kept is not.
     kernel = None if evaluation.keeps is None else evaluation.keeps[1]
-    return (state.statistics, kernel, evaluation.kept, state.structure)
+    return (state.statistics, kernel, evaluation.kept, evaluation.joint, state.structure)
 
 
 def evaluate(
@@ -85,7 +85,7 @@ def evaluate(
         account(states, plan.key, None, time.perf_counter() - begun)
         return StepOutcome(plan, states, None)
     found = named_statistics(plan, statistics)
-    if spec.logit_shift:
+    if spec.logit_shift and not group.evaluations[0].joint:
         _carry(spec, pool, group, found)
     if auxiliary is not None and states[0].config.verify.auxiliary == "step":
         found["auxiliary"] = auxiliary.about_candidates(pool, group, found["ids"])

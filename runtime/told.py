@@ -87,7 +87,8 @@ def account(
     """Tell every sequence what the evaluation did to it; None where it only filled caches."""
     found = []
     for index, state in enumerate(states):
-        did = Advance(plan, {}) if told is None else told.advance(index, plan, state)
+        name = f"joint-{plan}" if state.evaluation().joint else plan
+        did = Advance(name, {}) if told is None else told.advance(index, name, state)
         confidence = {} if told is None else told.confidences(index)
         state.trace.append(_trace_step(state, did, confidence, seconds))
         state.advance(did)
@@ -101,7 +102,7 @@ def _trace_step(
     reopened = dict.fromkeys(did.reopened, state.spec.mask_id)
     written = sorted({**did.committed, **did.replaced, **reopened}.items())
     return TraceStep(
-        nfe=state.nfe + 1,
+        nfe=state.nfe + (not state.evaluation().joint),
         rows=tuple(state.evaluation().rows),
         positions=tuple(position for position, _ in written),
         tokens=tuple(token for _, token in written),

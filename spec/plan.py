@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_EXTRAS = re.compile(r"entropy|second|logits|(top|gather)[1-9]\d*")
+_EXTRAS = re.compile(r"entropy|hidden|second|logits|(top|gather)[1-9]\d*")
 
 
 def statistics_name(base: str, extras: Iterable[str]) -> str:
@@ -40,7 +40,8 @@ class StepPlan(BaseModel):
         scratch: Slots after the S that padded rows write to and nothing reads.
         statistics: `greedy` (arg-max and tail mass), `sampled` (of noised logits) or `none`; and
             after a `+` each what policies ask for beyond: `entropy`, `second` (the next best
-            logit), `top8` (ids and logits), `gather4` (logits of given ids), `logits`.
+            logit), `top8` (ids and logits), `gather4` (logits of given ids), `logits`, `hidden`
+            (what the head is given).
         mask: `limit` (keys before `key_limit[B]`), or `row_limit` (before `key_limit[B, W]`, of
             models whose attention is block-causal); with `+tree` also what `key_mask[B, W, S]`
             allows, for several drafts in one row.

@@ -110,6 +110,10 @@ def example_inputs(graph: GraphModule, plan: StepPlan, device: torch.device) -> 
     mixed = int(plan.inputs.removeprefix("mixture") or 1) if plan.inputs != "tokens" else 1
     inputs["mixture_ids"] = torch.zeros(batch, rows, mixed, dtype=torch.int64, device=device)
     inputs["mixture_weights"] = torch.zeros(batch, rows, mixed, device=device)
+    for node in graph.graph.nodes:
+        if "row_width" in node.meta:
+            inputs[str(node.target)] = torch.zeros(batch, rows, node.meta["row_width"])
+    inputs["offered"] = torch.ones(batch, rows, dtype=torch.bool, device=device)
     inputs["head_weights"] = torch.zeros(batch, heads, device=device)
     seen = (batch, rows, plan.slots + plan.scratch)
     inputs["key_mask"] = torch.ones(seen, dtype=torch.bool, device=device)

@@ -21,6 +21,7 @@ NAMES = (
     "gather_rows",
     "head_statistics",
     "held",
+    "joint_layer",
     "linear",
     "mixture",
     "position_bias",

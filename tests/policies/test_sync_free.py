@@ -60,6 +60,8 @@ def rows_for(policy: Policy) -> Rows:
             extra["gathered"] = torch.rand(*SHAPE, count)
         elif name == "logits":
             extra["all"] = torch.rand(*SHAPE, VOCAB)
+        elif name == "hidden":
+            extra["hidden"] = torch.rand(*SHAPE, 32)  # as wide as the layer of `given`
         else:
             extra[name] = numbers
     memory = {}

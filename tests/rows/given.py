@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from golden.filters import draw_filter
+from joint.layers import layer_file
 from safetensors.torch import save_file
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def given(kind: type[Policy]) -> dict[str, Any]:
     """The fields that `kind` has no default for; a new one needs a line here."""
     fields = kind.model_fields
     required = {name for name, field in fields.items() if field.is_required()}
-    found = {"score.learned_filter": _filter}
+    found = {"score.learned_filter": _filter, "verify.joint_sampler": _layer}
     values = found[f"{kind.axis}.{fields['kind'].default}"]() if required else {}
     assert values.keys() == required
     return values
@@ -37,3 +38,7 @@ def _filter() -> dict[str, Any]:
     path = Path(_FOLDER.name) / "filter.safetensors"
     save_file(draw_filter(WIDEST, 7), path)
     return {"path": str(path)}
+
+
+def _layer() -> dict[str, Any]:
+    return {"path": layer_file()}
