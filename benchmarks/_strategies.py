@@ -78,6 +78,11 @@ STRATEGIES = (
     Strategy("AdaBlock", "2509.26432", _SURE | _DUAL | _ADAPTIVE),
     Strategy("dKV-Cache-Decode", "2505.15781", {"cache": _kind("dkv", counts="steps")}),
     Strategy("dKV-Cache-PD", "2505.15781", {"cache": _kind("dkv", counts="steps", prompt="once")}),
+    Strategy(
+        "dKV-Cache-Greedy",
+        "2505.15781",
+        {"score": _kind("order"), "cache": _kind("dkv_greedy")},
+    ),
     Strategy("Sparse-dLLM", "2508.02558", {"cache": _kind("sparse")}),
     Strategy("ReCAP", "2505.19089", {"cache": _kind("partial")}),
     Strategy("dInfer, vicinity", "2510.08666", _SURE | {"cache": _kind("vicinity")}),
