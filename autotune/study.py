@@ -80,12 +80,15 @@ def open_study(
         yield study
 
 
-def _load(path: Path, name: str, seed: int) -> optuna.Study:
-    storage = optuna.storages.RDBStorage(
+def _open(path: Path) -> optuna.storages.BaseStorage:
+    return optuna.storages.RDBStorage(
         f"{_SQLITE}{path}", engine_kwargs={"connect_args": {"factory": _Connection}}
     )
+
+
+def _load(path: Path, name: str, seed: int) -> optuna.Study:
     study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        storage=_open(path), study_name=name, direction="maximize", load_if_exists=True
     )
     # A sampler seeded alike would draw in a resumed study what it drew in the first run.
     study.sampler = optuna.samplers.TPESampler(

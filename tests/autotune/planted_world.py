@@ -109,12 +109,15 @@ class PlantedEngine:
     def clock(self) -> float:
         return time.perf_counter() if self.pause is not None else self.now
 
-    def right(self, prompt: str, config: DecodingConfig) -> bool:
-        """Whether the answer to `prompt` is right."""
-        right = uniform("difficulty", prompt) < REFERENCE_QUALITY - self.loss(config)
+    def right(self, prompts: list[str], config: DecodingConfig) -> list[bool]:
+        """Whether the answers to `prompts` are right."""
+        share, text = REFERENCE_QUALITY - self.loss(config), config.canonical_json()
         reference = config.commit.kind == "quota" and config.commit.steps is None
-        flipped = uniform("flip", prompt, config.canonical_json()) < self.discordance
-        return right != (flipped and not reference)
+        discordance = 0.0 if reference else self.discordance
+        return [
+            (uniform("difficulty", p) < share) != (uniform("flip", p, text) < discordance)
+            for p in prompts
+        ]
 
     def generate(
         self,
@@ -135,7 +138,8 @@ class PlantedEngine:
         if self.pause is not None:
             time.sleep(seconds * self.pause)
         answers = [
-            p.partition(":")[2].strip() if self.right(p, config) else "wrong" for p in prompt
+            p.partition(":")[2].strip() if right else "wrong"
+            for p, right in zip(prompt, self.right(prompt, config), strict=True)
         ]
         nfe = round(evaluations(config))
         return SimpleNamespace(

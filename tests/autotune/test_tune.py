@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import pytest
 from planted_world import SPACE, PlantedEngine, loss, seconds_per_prompt
 from rich.console import Console
 
-from dllmc.autotune import Progress, TuningReport, rich_progress, tune
+from dllmc.autotune import Progress, TuningReport, rich_progress, study, tune
 from dllmc.policies.config import QUALITY_REFERENCE, SAFE, SPEED_BASELINE, DecodingConfig
 from dllmc.runtime.records import key_of
 from dllmc.spec import TaskError, TuningDatabaseError, TuningError
@@ -17,12 +19,18 @@ from dllmc.tuning_db import Level, Store, lookup, verify
 if TYPE_CHECKING:
     from pathlib import Path
 
-# 60 decodes of 64 prompts or so: about two seconds, of which most is Optuna's.
+# 60 decodes of 64 prompts or so: about two seconds.
 BUDGET = 900
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies stay in memory, where they take a third of the time.
+
+    Those in files are for `test_study.py` and `test_resume.py`.
+    """
+    opened = functools.cache(lambda _: optuna.storages.InMemoryStorage())
+    monkeypatch.setattr(study, "_open", opened)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -180,11 +188,11 @@ def test_more_budget_continues_the_search_of_a_finished_job(tmp_path: Path) -> N
 
 
 def test_a_job_of_less_than_ten_minutes_that_searches_less_is_another_job(tmp_path: Path) -> None:
-    def study(budget: int, space: dict[str, Any]) -> str:
+    def name(budget: int, space: dict[str, Any]) -> str:
         return job(tmp_path, trials=2, budget=budget, space=space).study
 
-    assert study(599, {}) != study(600, {})
-    assert study(599, SPACE) == study(600, SPACE)
+    assert name(599, {}) != name(600, {})
+    assert name(599, SPACE) == name(600, SPACE)
 
 
 def test_records_go_where_the_engine_looks_for_them(tmp_path: Path) -> None:
