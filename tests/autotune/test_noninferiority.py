@@ -138,7 +138,7 @@ def test_the_lower_bound_hardly_depends_on_the_margin_asked_for() -> None:
     assert max(bounds) - min(bounds) < 1e-4
 
 
-@pytest.mark.parametrize("margin", [0.02, 0.05])
+@pytest.mark.parametrize("margin", [0.02, pytest.param(0.05, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("discordance", [0.004, 0.008, 0.015, 0.03])
 def test_the_prompts_needed_give_about_the_power_promised(
     discordance: float, margin: float

@@ -42,8 +42,16 @@ def test_the_canonical_graph_computes_the_same() -> None:
     assert model.spec == SPEC
 
 
-@pytest.mark.parametrize("changes", [{}, BLOCKS], ids=["full", "blocks"])
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize(
+    ("changes", "cache"),
+    [
+        ({}, "dual"),
+        (BLOCKS, "prefix"),
+        pytest.param({}, "prefix", marks=pytest.mark.slow),
+        pytest.param(BLOCKS, "dual", marks=pytest.mark.slow),
+    ],
+    ids=["full-dual", "blocks-prefix", "full-prefix", "blocks-dual"],
+)
 def test_the_reference_follows_a_cache_through_written_out_attention(
     changes: dict[str, Any], cache: str
 ) -> None:

@@ -159,7 +159,7 @@ def test_the_command_measures_every_task_and_writes_the_card(
 
 
 @pytest.mark.skipif(not CHECKPOINT.exists(), reason="the embedded model is not trained yet")
-@pytest.mark.parametrize("name", ["copy", "replace"])
+@pytest.mark.parametrize("name", ["copy", pytest.param("replace", marks=pytest.mark.slow)])
 def test_the_shipped_model_answers_easy_prompts(name: str) -> None:
     task = get_task(name)
     samples = task.samples("test", 40)
