@@ -1,8 +1,13 @@
-"""The file of a joint sampler's layer, and what the layer computes, in plain NumPy."""
+"""The file of a joint sampler's layer, and what the layer computes, in plain NumPy.
+
+The paper (ADJUST, arXiv 2509.22738) says that it is a transformer layer on the last hidden states
+which is told the tokens that were committed; how it is told, and the names here, are ours.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,4 +164,6 @@ def save_layer(path: str, layer: JointLayer) -> None:
 
     _check(path, layer)
     told = {"format": _FORMAT, "heads": str(layer.heads), "rope_theta": repr(layer.theta)}
-    save_file({name: layer.weights[name].contiguous() for name in NAMES}, path, told)
+    beside = f"{path}.{os.getpid()}.part"
+    save_file({name: layer.weights[name].contiguous() for name in NAMES}, beside, told)
+    os.replace(beside, path)
