@@ -50,9 +50,9 @@ def loaded(**changes: Any) -> LoadedModel:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"n_layers": 2, "n_kv_heads": 2},
-        {"n_layers": 3, "weight_tying": True},
+        pytest.param({"n_layers": 3, "weight_tying": True}, marks=pytest.mark.slow),
         {"include_qkv_bias": True, "embedding_size": 101},
     ],
     ids=str,
