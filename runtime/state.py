@@ -11,37 +11,13 @@ from dllmc.policies.standing import BlockProgress, Evaluation, Part, Standing
 from dllmc.runtime.trace import TraceStep
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Sequence
 
     from dllmc.policies.config import DecodingConfig
     from dllmc.policies.constrain._automaton import TokenAutomaton
     from dllmc.policies.rows import Remembered
+    from dllmc.runtime.advance import Advance
     from dllmc.spec import DenoiserSpec
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Advance:
-    """What one evaluation did to a sequence.
-
-    Attributes:
-        plan: Key of its plan.
-        committed: Tokens by position, of masks that were committed.
-        replaced: Tokens by position, of tokens that were replaced.
-        reopened: Positions that were masked again.
-        finished: Whether the stop policy found the response finished.
-        end: Where the block ends, if its schedule chose now.
-        cut: Where the response ends, if the stop policy said so now.
-        steps: Steps of decoding that it stands for: several where drafts were accepted.
-    """
-
-    plan: str
-    committed: Mapping[int, int]
-    replaced: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    reopened: Collection[int] = ()
-    finished: bool = False
-    end: int | None = None
-    cut: int | None = None
-    steps: int = 1
 
 
 class DecodeState:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dllmc.runtime.state import Advance
+from dllmc.runtime.advance import Advance
 from dllmc.runtime.trace import TraceStep
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ import pytest
 from dllmc.policies.config import DecodingConfig
 from dllmc.policies.layout import Block, lay_out
 from dllmc.policies.schedule.lookahead import Lookahead
-from dllmc.runtime.state import Advance, DecodeState
+from dllmc.runtime.advance import Advance
+from dllmc.runtime.state import DecodeState
 from dllmc.spec import ConfigError, DenoiserSpec
 
 SPEC = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
