@@ -172,20 +172,25 @@ class Pair:
         Found by making all of them larger or smaller, one at a time and each by `MARGIN`, and
         asking the oracles again.
         """
-        decided = self._again(list(exact.predictions), exact)
+        begun = self._again_in_float64()
+        decided = self._again(begun, list(exact.predictions), exact)
         for index in range(len(exact.predictions)):
             for factor in (1 - MARGIN, 1 + MARGIN):
                 nudged = list(exact.predictions)
                 nudged[index] = scaled(nudged[index], factor)
-                if self._again(nudged, exact) != decided:
+                if self._again(begun, nudged, exact) != decided:
                     return 0.0
         return math.inf
 
-    def _again(self, predictions: list[Prediction], exact: StepTrace) -> Any:
+    def _again(
+        self, begun: ReferenceDecoder, predictions: list[Prediction], exact: StepTrace
+    ) -> Any:
+        """What would be decided from `begun`, which stays as it is."""
+        decoder = copy.copy(begun)
+        decoder._memory = copy.deepcopy(begun._memory)
+        decoder._mixtures = dict(begun._mixtures)
         single = len(exact.eligible) == 1 and len(predictions) == 1
-        found = self._again_in_float64()._decide(
-            predictions, single, exact.evaluated, exact.refresh
-        )
+        found = decoder._decide(predictions, single, exact.evaluated, exact.refresh)
         return outcome_of(found)
 
     def _report(self, what: str, margin: float, tally: Tally) -> bool:
