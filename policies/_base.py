@@ -147,6 +147,8 @@ def one_line(error: ValidationError) -> str:
             parts.append(message)
         elif item["type"] == "value_error" and message.startswith("`"):
             parts.append(message.replace("`", f"`{where}.", 1))
+        elif item["type"] == "missing":
+            parts.append(f"`{where}` is missing, and has no default")
         elif item["type"] == "extra_forbidden":
             parts.append(f"`{where}` is not a known field")
         else:

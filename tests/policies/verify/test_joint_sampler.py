@@ -148,5 +148,5 @@ def test_what_a_pass_cannot_follow_is_refused_by_name(other: dict[str, Any]) -> 
 
 
 def test_it_has_no_default_file() -> None:
-    with pytest.raises(ConfigError, match=r"`verify\.path`"):
+    with pytest.raises(ConfigError, match=r"`verify\.path` is missing, and has no default"):
         DecodingConfig(verify={"kind": "joint_sampler"})
