@@ -86,7 +86,8 @@ class Decoded:
         choice: Configuration, record, match level and reasons.
         tokens: Of each response.
         nfe: Evaluations of each.
-        auxiliary_nfe: Those of the auxiliary model; None where there is none.
+        auxiliary_nfe: Those of the auxiliary model, or passes of the joint sampler; None where
+            there is none.
         traces: What each evaluation committed; of the runtime alone.
     """
 
@@ -150,7 +151,8 @@ def _by_runtime(request: Request, config: DecodingConfig | None, task: str | Non
             batch=_BATCH,
             streams=_streams(request),
         )
-    helped = None if request.auxiliary is None else found.auxiliary_nfe
+    asked = request.auxiliary is not None or choice.config.verify.passes
+    helped = found.auxiliary_nfe if asked else None
     return Decoded(engine, choice, found.tokens, found.nfe, helped, found.trace)
 
 
@@ -184,7 +186,8 @@ def _by_reference(request: Request, config: DecodingConfig | None, task: str | N
             )
             for prompt, stream in bar.track(list(prompts), description="decoding by the reference")
         ]
-    helped = None if auxiliary is None else [o.auxiliary_nfe for o in found]
+    asked = auxiliary is not None or choice.config.verify.passes
+    helped = [o.auxiliary_nfe for o in found] if asked else None
     return Decoded(engine, choice, [o.tokens for o in found], [o.nfe for o in found], helped)
 
 

@@ -99,7 +99,9 @@ def _print_answer(console: Console, prompt: Prompt, decoded: Decoded, index: int
     line.add_row("[dim]answer", Text(str(tokens) if text is None else text, style="bold"))
     told = f"{len(tokens)} tokens in {nfe} evaluation{'s'[: nfe != 1]}"
     if decoded.auxiliary_nfe is not None:
-        told += f", and {decoded.auxiliary_nfe[index]} of the auxiliary model"
+        joint = decoded.choice.config.verify.passes
+        whose = "passes of the joint sampler" if joint else "of the auxiliary model"
+        told += f", and {decoded.auxiliary_nfe[index]} {whose}"
     line.add_row("", f"[dim]{told}")
     console.print(line)
 
