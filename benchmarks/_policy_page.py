@@ -78,6 +78,7 @@ def _page(
     overall = means(rows, tasks)
     yield from _table(overall, statistics.mean(oracle.values()), len(tasks))
     yield from _verdicts(overall, rows, tasks)
+    yield from _gains(rows, tasks, settings["trials"])
     yield from ("", "## Task by task", "")
     yield (
         "Hollow points are published defaults, filled ones (`t`) tuned; the number is that of the "
@@ -90,12 +91,13 @@ def _page(
 def _introduction(settings: Mapping[str, Any], tasks: int) -> Iterator[str]:
     hardware, dates, count = settings["hardware"], settings["dates"], settings["prompts"]
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    options = ("backend", "threads", "batch", "prompts", "tune_prompts", "trials")
+    options = ("backend", "threads", "batch", "prompts", "tune_prompts")
     command = " ".join(f"--{name.replace('_', '-')} {settings[name]}" for name in options)
     yield f"""\
 # Published strategies on the embedded model
 
-Written by `python benchmarks/bench_policies.py {command} --page`, with [its pictures](pareto) and
+Written by `python benchmarks/bench_policies.py {command} --page` (and, for what was tuned, once
+more with `--trials {settings["trials"]} --tasks` and its name), with [its pictures](pareto) and
 [the numbers](../benchmarks/results/policies.json). Measured {when} on {hardware["name"]}
 ({hardware["architecture"]}, {settings["threads"]} thread) with torch {settings["torch"]} and
 Python {settings["python"]}: {count} test prompts of each of the built-in tasks,
@@ -106,7 +108,8 @@ Every strategy decodes with the defaults that its authors published, but in bloc
 tokens where it has blocks: responses have 32. Nothing was trained for any of them: dParallel, for
 example, is a rule for a model that was distilled for it, and here one for a model that was not.
 APD and SpecDiff ask the auxiliary model too, an autoregressive one; SpecDiff's output is that
-model's. What is compared:
+model's. Not here are those that need other weights than this model's: D2F, SDAR, Fast-dLLM v2,
+LLaDA2.1's editing, Learn2PD's filter and ADJUST. What is compared:
 
 - **exact**: share of right answers, as the task judges them;
 - **NFE**: evaluations per prompt, and **of oracle** how many times those of
@@ -165,28 +168,35 @@ def _verdicts(overall: Sequence[Row], rows: Sequence[Row], tasks: Sequence[str])
                 f"| {row.strategy} | {row.exact:.3f} | {row.ratio:.2f}x | {alone} of {len(tasks)} "
                 f"| {other.strategy}: {other.exact:.3f}, {other.ratio:.2f}x |"
             )
-    yield from _gains(overall)
 
 
-def _gains(overall: Sequence[Row]) -> Iterator[str]:
-    """What tuning does."""
-    tuned = {row.strategy: row for row in overall if row.tuned}
-    pairs = [(row, tuned[row.strategy]) for row in overall if row.strategy in tuned]
-    pairs = [(row, better) for row, better in pairs if not row.tuned]
-    if not pairs:
+def _gains(rows: Sequence[Row], tasks: Sequence[str], trials: int) -> Iterator[str]:
+    """What tuning does, on the tasks that it was done for."""
+    known = {(row.task, row.strategy, row.tuned): row for row in rows}
+    done = [task for task in tasks if any(where == task and t for where, _, t in known)]
+    if not done:
         return
     yield from ("", "## What tuning does", "")
     yield (
-        "Each strategy's own knobs and block length, tuned on tune prompts of each task: the "
-        f"fastest of a few configurations that was right as often as *{REFERENCE}*, up to one "
-        "prompt; measured on test prompts."
+        f"Each strategy's own knobs and block length, tuned for {' and for '.join(done)}: of "
+        f"{trials} configurations, the published one first, the fastest that was right on tune "
+        f"prompts as often as *{REFERENCE}*, up to one prompt, else the one that was right most "
+        "often; measured on test prompts, from what is published to what was found."
     )
-    yield from ("", "| strategy | right | tuned | speed | tuned |", "|---|---:|---:|---:|---:|")
-    for row, better in pairs:
-        yield (
-            f"| {row.strategy} | {row.exact:.3f} | {better.exact:.3f} | {row.ratio:.2f}x "
-            f"| {better.ratio:.2f}x |"
-        )
+    yield ""
+    yield "| strategy |" + "".join(f" {task}: right | speed |" for task in done)
+    yield "|---|" + "---|---|" * len(done)
+    for strategy in STRATEGIES:
+        cells = []
+        for task in done:
+            pair = known.get((task, strategy.name, False)), known.get((task, strategy.name, True))
+            before, after = pair
+            if before is None or after is None:
+                cells += ["", ""]
+                continue
+            cells.append(f"{before.exact:.3f} → {after.exact:.3f}")
+            cells.append(f"{before.ratio:.2f}x → {after.ratio:.2f}x")
+        yield f"| {strategy.name} | {' | '.join(cells)} |"
 
 
 def _task(task: str, rows: Sequence[Row], oracle: float) -> Iterator[str]:
