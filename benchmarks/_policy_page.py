@@ -178,8 +178,8 @@ def _gains(rows: Sequence[Row], tasks: Sequence[str], trials: int) -> Iterator[s
         return
     yield from ("", "## What tuning does", "")
     yield (
-        f"Each strategy's own knobs and block length, tuned for {' and for '.join(done)}: of "
-        f"{trials} configurations, the published one first, the fastest that was right on tune "
+        f"Each strategy's own knobs and block length, tuned for {' and for '.join(done)}: of up "
+        f"to {trials} configurations, the published one first, the fastest that was right on tune "
         f"prompts as often as *{REFERENCE}*, up to one prompt, else the one that was right most "
         "often; measured on test prompts, from what is published to what was found."
     )

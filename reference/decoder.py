@@ -15,6 +15,7 @@ from dllmc.policies.constrain import advance_oracle
 from dllmc.policies.progress import commit_oracle, surest_first
 from dllmc.policies.standing import BlockProgress, part_progress
 from dllmc.policies.verify._joint_layer import load_layer
+from dllmc.policies.verify.joint_sampler import JointSampler
 from dllmc.reference._place import Place
 from dllmc.reference._trace import StepTrace
 from dllmc.reference.auxiliary import next_tokens
@@ -133,7 +134,9 @@ class ReferenceDecoder(Place):
 
     def _pass(self, follow: StepTrace | None = None) -> StepTrace:
         """A decision on what the joint sampler makes of the last evaluation's hidden states."""
-        layer, places = load_layer(self.config.verify.path), self._seen  # type: ignore[attr-defined]
+        verify, places = self.config.verify, self._seen
+        assert isinstance(verify, JointSampler)
+        layer = load_layer(verify.path)
         tokens = [self.canvas[position] for position in places]
         hidden = [self._hidden[position] for position in places]
         logits = self._evaluator.head.logits(layer, hidden, tokens, places)

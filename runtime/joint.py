@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dllmc.artifact import joint_package
 from dllmc.policies.verify._joint_layer import NAMES, load_layer
+from dllmc.policies.verify.joint_sampler import JointSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +38,9 @@ class JointSamplers:
         Raises:
             ConfigError: Its layer does not fit the model.
         """
-        path: str = state.config.verify.path  # type: ignore[attr-defined]
+        verify = state.config.verify
+        assert isinstance(verify, JointSampler)
+        path = verify.path
         if path not in self._programs:
             layer = load_layer(path)
             weights = [layer.weights[name] for name in NAMES]

@@ -7,7 +7,6 @@ which is told the tokens that were committed; how it is told, and the names here
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 # In the order in which the operator `dllmc::joint_layer` takes them.
 NAMES = ("fuse", "norm_attention", "qkv", "attention_out", "norm_mlp", "gate_up", "down", "out")
-_FORMAT = "dllmc.joint_sampler"
 _EPS = 1e-6
 _LAYOUT = (
     "`fuse` [D, 2 D], `norm_attention` [D], `qkv` [3 D, D], `attention_out` [D, D], `norm_mlp` "
@@ -152,18 +150,3 @@ def _check(path: str, layer: JointLayer) -> None:
             f"`verify.path`={path!r}: `heads`={layer.heads} must divide the width {width} into "
             f"even parts, and `rope_theta`={layer.theta:g} be over 0"
         )
-
-
-def save_layer(path: str, layer: JointLayer) -> None:
-    """Write `layer` to the safetensors file at `path`, which `load_layer` reads.
-
-    Raises:
-        ConfigError: Its tensors are no layer.
-    """
-    from safetensors.torch import save_file
-
-    _check(path, layer)
-    told = {"format": _FORMAT, "heads": str(layer.heads), "rope_theta": repr(layer.theta)}
-    beside = f"{path}.{os.getpid()}.part"
-    save_file({name: layer.weights[name].contiguous() for name in NAMES}, beside, told)
-    os.replace(beside, path)

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
-from dllmc.policies.verify._joint_layer import JointLayer, save_layer
+from dllmc.policies.verify._joint_layer import JointLayer
 
 _FOLDER = tempfile.TemporaryDirectory()  # removed when the tests end
 
@@ -40,3 +41,8 @@ def layer_file(width: int = 32, heads: int = 4, seed: int = 0, out: float = 1.0)
     path = str(Path(_FOLDER.name) / f"layer-{width}-{heads}-{seed}-{out}.safetensors")
     save_layer(path, drawn_layer(width, heads, seed=seed, out=out))
     return path
+
+
+def save_layer(path: str, layer: JointLayer) -> None:
+    told = {"heads": str(layer.heads), "rope_theta": repr(layer.theta)}
+    save_file(dict(layer.weights), path, told)

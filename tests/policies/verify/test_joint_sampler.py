@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from joint.layers import drawn_layer, layer_file
+from joint.layers import drawn_layer, layer_file, save_layer
 from lockstep.drawn import SHAPES, engine_of, model_of
 from safetensors.torch import save_file
 
 from dllmc import reference
 from dllmc.policies.config import DecodingConfig
-from dllmc.policies.verify._joint_layer import JointLayer, load_layer, save_layer
+from dllmc.policies.verify._joint_layer import JointLayer, load_layer
 from dllmc.policies.verify.joint_sampler import JointSampler
 from dllmc.spec import ConfigError, DenoiserSpec
 
@@ -128,9 +128,10 @@ def test_a_file_that_is_no_layer_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("heads", [0, 3, 16])
 def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path, heads: int) -> None:
-    layer = JointLayer(drawn_layer(16, 2).weights, heads, 10000.0)
+    path = str(tmp_path / "layer.safetensors")
+    save_layer(path, JointLayer(drawn_layer(16, 2).weights, heads, 10000.0))
     with pytest.raises(ConfigError, match=f"`heads`={heads} must divide the width 16"):
-        save_layer(str(tmp_path / "layer.safetensors"), layer)
+        load_layer(path)
 
 
 @pytest.mark.parametrize(
