@@ -50,6 +50,27 @@ def test_every_decision_is_that_of_the_reference() -> None:
     assert total.decisions > 400
 
 
+def test_no_pass_goes_on_into_the_next_block() -> None:
+    # The first evaluation of an adaptive block shows rows of the one after it, too.
+    shape = SHAPES[0]
+    config = DecodingConfig(
+        schedule={
+            "kind": "adablock",
+            "block_length": 6,
+            "threshold": 0.05,
+            "lookahead": 1.0,
+            "delimiters": tuple(range(0, VOCAB - 1, 2)),
+        },
+        commit={"kind": "threshold", "threshold": 0.1},
+        stop={"kind": "length"},
+        verify=verify(shape, 6),
+    )
+    prompts = [[5, 6, 7], [9], [3, 3, 8, 2]]
+    requests = [Request(prompt, config, 20, stream) for stream, prompt in enumerate(prompts)]
+    model = model_of(shape)
+    run(engine_of(shape), model.module, model.spec, requests).check()
+
+
 @pytest.mark.slow
 def test_many_configurations_decide_as_the_reference_does() -> None:
     total = compared(seed=2, cases=30)
