@@ -36,18 +36,28 @@ class Timing:
 
 
 def interleave(
-    rivals: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 3
+    rivals: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    warmup: int = 3,
+    device: str = "cpu",
 ) -> dict[str, Timing]:
-    """Time every rival `rounds` times, in turn."""
+    """Time every rival `rounds` times, in turn, until `device` has finished what it was given."""
+    wait = torch.cuda.synchronize if device == "cuda" else _nothing
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(warmup + rounds):
         for name, run in rivals.items():
             begun = time.perf_counter()
             run()
+            wait()
             elapsed = time.perf_counter() - begun
             if number >= warmup:
                 seconds[name].append(elapsed)
     return {name: Timing(values) for name, values in seconds.items()}
+
+
+def _nothing() -> None:
+    """A CPU has finished when a call returns."""
 
 
 def ratio(rival: Timing, base: Timing) -> tuple[float, float, float]:
@@ -57,20 +67,22 @@ def ratio(rival: Timing, base: Timing) -> tuple[float, float, float]:
     return statistics.median(ratios), first, third
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, Any]:
     """What a result depends on."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "hardware": detect_hardware(torch.device("cpu")).model_dump(),
+        "hardware": detect_hardware(torch.device(device)).model_dump(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
     }
 
 
-def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
+def write_results(name: str, rows: list[dict[str, Any]], device: str = "cpu") -> Path:
     """Keep the rows beside this file, with the environment they were measured in."""
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"environment": environment(device), "rows": rows}, indent=1) + "\n"
+    )
     return path

@@ -27,10 +27,10 @@ def decode(
     threshold: float,
 ) -> tuple[Tensor, int]:
     """Responses `[B, max_new_tokens]` to prompts of equal length, and the number of forwards."""
-    start = len(prompts[0])
-    canvas = torch.full((len(prompts), start + max_new_tokens), spec.mask_id)
-    canvas[:, :start] = torch.tensor(prompts)
-    eos, forwards = torch.tensor(spec.eos_ids), 0
+    start, device = len(prompts[0]), next(module.parameters()).device
+    canvas = torch.full((len(prompts), start + max_new_tokens), spec.mask_id, device=device)
+    canvas[:, :start] = torch.tensor(prompts, device=device)
+    eos, forwards = torch.tensor(spec.eos_ids, device=device), 0
     for low in range(start, canvas.shape[1], block_length):
         block = slice(low, min(low + block_length, canvas.shape[1]))
         while True:

@@ -66,7 +66,7 @@ def measure(
         "reference (2 prompts)": reference,
     }
     counts = {name: run() for name, run in rivals.items()}
-    timings = interleave(rivals, rounds=rounds, warmup=1)
+    timings = interleave(rivals, rounds=rounds, warmup=1, device=engine.device.type)
     rows = []
     for name, timing in timings.items():
         tokens, _ = counts[name]
@@ -97,16 +97,19 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
-    loaded = dllmc.load_model(arguments.model)
-    engine = dllmc.compile(loaded).engine()
+    device = arguments.device
+    loaded = dllmc.load_model(arguments.model, device=device)
+    engine = dllmc.compile(loaded, device=device).engine()
+    where = f"{torch.get_num_threads()} threads" if device == "cpu" else engine.hardware.id
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
         for task in arguments.tasks:
             for batch in arguments.batches:
                 prompts = min(arguments.prompts, 8 * batch)
                 rows += measure(loaded, engine, task, batch, prompts, arguments.rounds)
-    table = Table(title=f"block {BLOCK}, threshold {THRESHOLD}, {torch.get_num_threads()} threads")
+    table = Table(title=f"block {BLOCK}, threshold {THRESHOLD}, {where}")
     for column in ("task", "batch", "rival", "tokens/s (quartiles)", "times plain (quartiles)"):
         table.add_column(column)
     for row in rows:
@@ -117,7 +120,8 @@ def main() -> None:
             f"{times[0]:.2f} ({times[1]:.2f}-{times[2]:.2f})",
         )  # fmt: skip
     Console(width=120).print(table)
-    print(f"written to {write_results('decode', rows)}")
+    name = "decode" if device == "cpu" else f"decode-{where}"
+    print(f"written to {write_results(name, rows, device)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Step latency against its floor: `python benchmarks/bench_steps.py [--models ...] [--rounds N]`.
 
 Per model and plan, interleaved in one run: the compiled step (Inductor, dynamic shapes), the
-same graph run eagerly, the floor (the step's matrix products alone, with packed weights, the
-linear ones and those of attention), and the model's plain full-canvas forward.
+same graph run eagerly, the floor (the step's matrix products alone, the linear ones and those of
+attention, on a CPU with packed weights and on a GPU in one captured graph), and the model's plain
+full-canvas forward. `--device cuda --dtype bfloat16` measures a GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import dllmc
+from dllmc.runtime.hardware import detect_hardware
 from dllmc.runtime.programs import EagerPrograms, InductorPrograms
 from dllmc.runtime.programs.base import example_inputs
 from dllmc.spec import StepPlan
@@ -27,22 +29,29 @@ PLANS = {
     "embedded": [(64, 64, 8), (64, 8, 8), (64, 32, 32)],
     "random:llada-7m": [(320, 320, 32), (320, 32, 32)],
     "random:llada-60m": [(320, 320, 32), (320, 32, 32)],
+    "random:llada-8b": [(1024, 1024, 32), (1024, 32, 32)],
 }
+# The largest takes a GPU, 16 GB of its memory, and minutes to draw.
+USUAL = ["embedded", "random:llada-7m", "random:llada-60m"]
 
 
-def measure(model: str, rounds: int) -> list[dict[str, object]]:
+def measure(
+    model: str, rounds: int, name: str = "cpu", dtype: torch.dtype | None = None
+) -> list[dict[str, object]]:
     """One row per plan of `model`."""
-    loaded = dllmc.load_model(model)
-    package = dllmc.compile(loaded).package
+    loaded = dllmc.load_model(model, device=name, dtype=dtype)
+    package = dllmc.compile(loaded, device=name).package
     graph = package.graphs["greedy"]
-    device = torch.device("cpu")
+    device = torch.device(name)
     inductor, eager = InductorPrograms(package, device), EagerPrograms(package)
     rows: list[dict[str, object]] = []
     for canvas, width, head_rows in PLANS[model]:
-        plan = StepPlan(batch=1, rows=width, head_rows=head_rows, slots=canvas)
+        plan = StepPlan(
+            batch=1, rows=width, head_rows=head_rows, slots=canvas, dtype=package.dtype
+        )
         inputs = example_inputs(graph, plan, device)
         inputs["key_limit"].fill_(canvas)
-        tokens = torch.zeros(1, canvas, dtype=torch.int64)
+        tokens = torch.zeros(1, canvas, dtype=torch.int64, device=device)
         timings = interleave(
             {
                 "step": partial(inductor.run, plan, inputs),
@@ -52,6 +61,7 @@ def measure(model: str, rounds: int) -> list[dict[str, object]]:
                 "plain forward": partial(loaded.module, tokens),
             },
             rounds=rounds,
+            device=name,
         )
         row: dict[str, object] = {"model": model, "canvas": canvas, "rows": width}
         for name, timing in timings.items():
@@ -67,16 +77,22 @@ def measure(model: str, rounds: int) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=list(PLANS), choices=list(PLANS))
+    parser.add_argument("--models", nargs="+", default=USUAL, choices=list(PLANS))
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    device = arguments.device
     rows: list[dict[str, object]] = []
     with torch.no_grad(), Progress() as progress:
         for model in progress.track(arguments.models, description="models"):
-            rows += measure(model, arguments.rounds)
-    table = Table(title=f"milliseconds per step, median (quartiles), {arguments.threads} threads")
+            rows += measure(model, arguments.rounds, device, getattr(torch, arguments.dtype))
+    where = f"{arguments.threads}-threads"
+    if device != "cpu":
+        where = f"{detect_hardware(torch.device(device)).id}-{arguments.dtype}"
+    table = Table(title=f"milliseconds per step, median (quartiles), {where}")
     names = ("step", "floor", "linear floor", "eager step", "plain forward")
     for column in ("model", "canvas", "rows", *names, "step/floor", "step/linear floor"):
         table.add_column(column, justify="left" if column == "model" else "right")
@@ -86,7 +102,7 @@ def main() -> None:
         cells += [f"{row[key][0]:.2f}" for key in ("step/floor", "step/linear floor")]  # type: ignore[index]
         table.add_row(*cells)
     Console(width=150).print(table)
-    print(f"written to {write_results(f'steps-{arguments.threads}-threads', rows)}")
+    print(f"written to {write_results(f'steps-{where}', rows, device)}")
 
 
 def _milliseconds(timing: object) -> str:

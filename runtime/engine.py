@@ -19,6 +19,7 @@ from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.hardware import detect_hardware
 from dllmc.runtime.joint import JointSamplers
 from dllmc.runtime.output import Output
+from dllmc.runtime.placement import device_of, placed
 from dllmc.runtime.pool import Pool, scratch_of
 from dllmc.runtime.programs import (
     EagerPrograms,
@@ -54,7 +55,7 @@ class Engine:
     Args:
         package: From `dllmc.compile(...)` or `load_package`.
         backend: `eager` or `inductor`; None is the package's own.
-        device: Where to run.
+        device: Where to run; None is where the weights of `package` are.
         database: The user's tuning database, looked into after the package's own records and
             before the shipped ones; None is its usual place.
         auxiliary: The autoregressive model that `verify` policies may ask: a compiled model, its
@@ -62,7 +63,7 @@ class Engine:
 
     Raises:
         ConfigError: The auxiliary model is none, or has another vocabulary.
-        UsageError: The back end is unknown.
+        UsageError: The back end is unknown, or there is no such device here.
     """
 
     def __init__(
@@ -70,15 +71,15 @@ class Engine:
         package: Package,
         *,
         backend: str | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         database: str | Path | None = None,
         auxiliary: Any = None,
     ) -> None:
         # Graphs name operators, which importing `kernels` has registered.
         assert kernels.canonical_names()
-        self.package = package
+        self.device = device_of(package) if device is None else torch.device(device)
+        self.package = package = placed(package, self.device)
         self.backend = backend or package.backend
-        self.device = torch.device(device)
         self.database = database
         self.programs = self._programs(package)
         self.selects = Selects()
@@ -103,6 +104,7 @@ class Engine:
                 f"`auxiliary`={given!r} is no compiled model; compile it first, or give the path "
                 "of its artifact"
             )
+        package = placed(package, self.device)
         return Auxiliary(package, self._programs(package), self.package)
 
     def _programs(self, package: Package) -> Programs:

@@ -112,7 +112,8 @@ def example_inputs(graph: GraphModule, plan: StepPlan, device: torch.device) -> 
     inputs["mixture_weights"] = torch.zeros(batch, rows, mixed, device=device)
     for node in graph.graph.nodes:
         if "row_width" in node.meta:
-            inputs[str(node.target)] = torch.zeros(batch, rows, node.meta["row_width"])
+            shape = (batch, rows, node.meta["row_width"])
+            inputs[str(node.target)] = torch.zeros(shape, device=device)
     inputs["offered"] = torch.ones(batch, rows, dtype=torch.bool, device=device)
     inputs["head_weights"] = torch.zeros(batch, heads, device=device)
     seen = (batch, rows, plan.slots + plan.scratch)
