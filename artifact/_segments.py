@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
@@ -69,7 +70,8 @@ class Shapes:
                 own[node] = self._compute(node, value)
             return own[node]
 
-        with self._mode, torch.no_grad():
+        # With it products take sizes as symbols: torch 2.11 has them count elements otherwise.
+        with self._mode, torch.no_grad(), enable_python_dispatcher():
             return {node: value(node) for node in nodes}
 
     def _compute(self, node: Node, value: Any) -> Any:

@@ -128,7 +128,7 @@ class Auxiliary:
             "key_positions": held.contiguous(),
             "key_tokens": canvas,
         }
-        caches = {name: cache.index_select(0, rows) for name, cache in pool.auxiliary.items()}
+        caches = self.programs.gather(pool.auxiliary, rows)
         results = self.programs.run(plan, {**inputs, **caches})
         for name, cache in caches.items():
             pool.auxiliary[name].index_copy_(0, rows, cache)

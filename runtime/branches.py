@@ -79,7 +79,7 @@ def run_batch(
     programs: Programs, pool: Pool, group: Group, inputs: Mapping[str, Tensor]
 ) -> tuple[Statistics, dict[str, Tensor]]:
     """Evaluate every lane on a copy of the cache; the copies come back with the statistics."""
-    caches = {name: cache.index_select(0, group.rows) for name, cache in pool.caches.items()}
+    caches = programs.gather(pool.caches, group.rows)
     return programs.run(group.plan, {**inputs, **caches}), caches
 
 
@@ -108,7 +108,7 @@ def run_tree(
         }
     )
     rows = group.rows[::lanes]
-    caches = {name: cache.index_select(0, rows) for name, cache in pool.caches.items()}
+    caches = programs.gather(pool.caches, rows)
     statistics = programs.run(plan, {**wide, **caches})
     for name, cache in caches.items():
         pool.caches[name].index_copy_(0, rows, cache)

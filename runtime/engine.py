@@ -22,17 +22,17 @@ from dllmc.runtime.output import Output
 from dllmc.runtime.placement import device_of, placed
 from dllmc.runtime.pool import Pool, scratch_of
 from dllmc.runtime.programs import (
+    CapturedPrograms,
     EagerPrograms,
     InductorPrograms,
     Programs,
     Selects,
-    cache_shapes,
 )
 from dllmc.runtime.records import Choice, choose_record
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
-from dllmc.spec import PlanError, PromptError, UsageError, nearest
+from dllmc.spec import PromptError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,6 +60,7 @@ class Engine:
             before the shipped ones; None is its usual place.
         auxiliary: The autoregressive model that `verify` policies may ask: a compiled model, its
             package, or the path of its artifact; None is none.
+        capture: Whether compiled steps are captured as CUDA graphs; None is on a GPU.
 
     Raises:
         ConfigError: The auxiliary model is none, or has another vocabulary.
@@ -74,18 +75,19 @@ class Engine:
         device: str | torch.device | None = None,
         database: str | Path | None = None,
         auxiliary: Any = None,
+        capture: bool | None = None,
     ) -> None:
         # Graphs name operators, which importing `kernels` has registered.
         assert kernels.canonical_names()
         self.device = device_of(package) if device is None else torch.device(device)
         self.package = package = placed(package, self.device)
         self.backend = backend or package.backend
+        self._captures = (self.device.type == "cuda") if capture is None else capture
         self.database = database
         self.programs = self._programs(package)
         self.selects = Selects()
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self.joint = JointSamplers(package, self._programs)
-        self._shapes = cache_shapes(package.graphs["greedy"])
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Engine:
@@ -111,7 +113,8 @@ class Engine:
         if self.backend == "eager":
             return EagerPrograms(package)
         if self.backend == "inductor":
-            return InductorPrograms(package, self.device)
+            compiled = InductorPrograms(package, self.device)
+            return CapturedPrograms(compiled) if self._captures else compiled
         hint = nearest(self.backend, _BACKENDS)
         raise UsageError(f"`backend`={self.backend!r} is unknown; {hint}")
 
@@ -210,8 +213,6 @@ class Engine:
         Raises:
             PlanError: The back end has no such programs.
         """
-        if not isinstance(self.programs, InductorPrograms):
-            raise PlanError(f"back end `{self.backend}` has no static programs; use `inductor`")
         self.programs.specialise(plans)
         for config in configs:
             self.selects.want(config)
@@ -243,9 +244,9 @@ class Engine:
             for prompt, stream in zip(prompts, numbers, strict=True)
         ]
         pool = Pool.allocate(
+            self.programs,
             len(states),
             max(state.length for state in states),
-            self._shapes,
             getattr(torch, self.dtype),
             self.device,
             scratch=max(map(scratch_of, states)),

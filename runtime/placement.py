@@ -89,7 +89,7 @@ def _same(one: torch.device, other: torch.device) -> bool:
         return False
     if one.type != "cuda":
         return True
+    # torch's annotations say that there is always a number.
+    numbers: list[int | None] = [one.index, other.index]
     current = torch.cuda.current_device()
-    return (one.index if one.index is not None else current) == (
-        other.index if other.index is not None else current
-    )
+    return len({current if number is None else number for number in numbers}) == 1

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dllmc.runtime.programs.base import cache_shapes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
     from dllmc.policies.rows import Remembered
+    from dllmc.runtime.programs import Programs
     from dllmc.runtime.state import DecodeState
 
 
@@ -46,18 +49,25 @@ class Pool:
     @classmethod
     def allocate(
         cls,
+        programs: Programs,
         capacity: int,
-        slots: int,
-        shapes: Mapping[str, tuple[int, int]],
+        length: int,
         dtype: torch.dtype,
         device: torch.device,
         scratch: int = 1,
     ) -> Pool:
-        """A pool of zeros; caches must be finite, since NaN leaks through masked slots."""
-        caches = {
-            name: torch.zeros(capacity, groups, slots + scratch, width, dtype=dtype, device=device)
-            for name, (groups, width) in shapes.items()
-        }
+        """An empty pool of caches that `programs` like best.
+
+        Args:
+            programs: That will run on it.
+            capacity: Sequences.
+            length: Of the longest.
+            dtype: Of the caches.
+            device: Where.
+            scratch: Slots beyond.
+        """
+        shapes, slots = cache_shapes(programs.package.graphs["greedy"]), programs.slots(length)
+        caches = programs.caches(capacity, shapes, slots + scratch, dtype, device)
         canvas = torch.zeros(capacity, slots + 1, dtype=torch.int64, device=device)
         return cls(canvas, caches, slots, scratch)
 

@@ -50,7 +50,7 @@ def _on(
     capacity = len(next(iter(pool.values())))
     if len(group.states) == capacity and all(s.row == i for i, s in enumerate(group.states)):
         return programs.run(plan, {**inputs, **pool})
-    caches = {name: cache.index_select(0, group.rows) for name, cache in pool.items()}
+    caches = programs.gather(pool, group.rows)
     statistics = programs.run(plan, {**inputs, **caches})
     for name, cache in caches.items():
         pool[name].index_copy_(0, group.rows, cache)

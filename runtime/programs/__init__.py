@@ -1,8 +1,16 @@
 """Programs that run steps: loaders and runners, one file per back end."""
 
 from dllmc.runtime.programs.base import Programs, cache_shapes
+from dllmc.runtime.programs.captured import CapturedPrograms
 from dllmc.runtime.programs.eager import EagerPrograms
 from dllmc.runtime.programs.inductor import InductorPrograms
 from dllmc.runtime.programs.selects import Selects
 
-__all__ = ["EagerPrograms", "InductorPrograms", "Programs", "Selects", "cache_shapes"]
+__all__ = [
+    "CapturedPrograms",
+    "EagerPrograms",
+    "InductorPrograms",
+    "Programs",
+    "Selects",
+    "cache_shapes",
+]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from dllmc.artifact import derive
-from dllmc.spec import StepPlan, statistics_parts
+from dllmc.spec import PlanError, StepPlan, statistics_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
     from torch.fx import GraphModule
@@ -51,6 +51,37 @@ class Programs(ABC):
             plan: As `fit` returned it.
             inputs: By name, with the shapes of `plan`.
         """
+
+    def specialise(self, plans: Iterable[StepPlan]) -> None:
+        """Make static programs for `plans`, if they are compiled at all.
+
+        Raises:
+            PlanError: The back end has none.
+        """
+        del plans
+        raise PlanError(f"back end `{self.execution}` has no static programs; use `inductor`")
+
+    def slots(self, length: int) -> int:
+        """Slots of caches that hold `length`, at least as many."""
+        return length
+
+    def caches(
+        self,
+        capacity: int,
+        shapes: Mapping[str, tuple[int, int]],
+        slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> dict[str, Tensor]:
+        """Caches `[capacity, G, slots, D]` of zeros by name: NaN would leak from masked slots."""
+        return {
+            name: torch.zeros(capacity, groups, slots, width, dtype=dtype, device=device)
+            for name, (groups, width) in shapes.items()
+        }
+
+    def gather(self, caches: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+        """The caches of sequences `rows` `[B]`, to be run on; the next call may overwrite them."""
+        return {name: cache.index_select(0, rows) for name, cache in caches.items()}
 
     def graph(self, plan: StepPlan) -> GraphModule:
         """The graph of `plan`, whatever its sizes.
@@ -112,8 +143,8 @@ def example_inputs(graph: GraphModule, plan: StepPlan, device: torch.device) -> 
     inputs["mixture_weights"] = torch.zeros(batch, rows, mixed, device=device)
     for node in graph.graph.nodes:
         if "row_width" in node.meta:
-            shape = (batch, rows, node.meta["row_width"])
-            inputs[str(node.target)] = torch.zeros(shape, device=device)
+            wide = (batch, rows, node.meta["row_width"])
+            inputs[str(node.target)] = torch.zeros(wide, device=device)
     inputs["offered"] = torch.ones(batch, rows, dtype=torch.bool, device=device)
     inputs["head_weights"] = torch.zeros(batch, heads, device=device)
     seen = (batch, rows, plan.slots + plan.scratch)

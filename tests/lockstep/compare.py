@@ -327,9 +327,9 @@ def opened(engine: Engine, requests: Sequence[Request]) -> tuple[Pool, list[Deco
         DecodeState(engine.spec, r.prompt, r.config, r.max_new_tokens, r.stream) for r in requests
     ]
     pool = Pool.allocate(
+        engine.programs,
         len(states),
         max(state.length for state in states),
-        engine._shapes,
         getattr(torch, engine.dtype),
         engine.device,
         scratch=max(map(scratch_of, states)),

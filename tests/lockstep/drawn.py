@@ -17,11 +17,12 @@ from dllmc.models import LoadedModel
 from dllmc.policies._registry import kinds
 from dllmc.policies.axes import AXES
 from dllmc.policies.config import DecodingConfig
+from dllmc.policies.layout import lay_out
 from dllmc.runtime.engine import Engine
 from dllmc.spec import ConfigError, DenoiserSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hypothesis.strategies import DrawFn
 
@@ -107,13 +108,13 @@ def batches(draw: DrawFn, shape: Shape, *, plain: bool = False) -> list[Request]
     rng = random.Random(draw(st.integers(0, 2**64 - 1)))
     spec, count, length = model_of(shape).spec, rng.randint(1, 5), rng.randint(1, 24)
     prompts = [[rng.randint(0, VOCAB - 2) for _ in range(rng.randint(1, 9))] for _ in range(count)]
-    shared = config_for(rng, spec, length, plain=plain)
+    shared = config_for(rng, spec, length, prompts, plain=plain)
     if rng.random() < 0.5:
         return [Request(p, shared, length, stream) for stream, p in enumerate(prompts)]
     requests = []
     for prompt in prompts:
         length = rng.randint(1, 24)
-        config = config_for(rng, spec, length, plain=plain)
+        config = config_for(rng, spec, length, [prompt], plain=plain)
         requests.append(Request(prompt, config, length, rng.randint(0, 7)))
     return requests
 
@@ -122,6 +123,7 @@ def config_for(
     rng: random.Random,
     spec: DenoiserSpec,
     length: int,
+    prompts: Sequence[Sequence[int]] = (),
     *,
     plain: bool = False,
     **fixed: dict[str, Any],
@@ -132,6 +134,7 @@ def config_for(
         rng: To draw from.
         spec: Of the denoiser.
         length: Of the response.
+        prompts: That it must fit; blocks may be counted from where they begin.
         plain: Whether it must run on the programs of the default configuration.
         **fixed: Policies that are given, by axis.
     """
@@ -140,6 +143,10 @@ def config_for(
             config = any_config(rng, spec, length, **fixed)
             config.check_model(spec)
             config.check(length)
+            for prompt in prompts:
+                start = len(spec.prepare_prompt(prompt, length))
+                _, blocks = lay_out(config.schedule, spec, start, length)
+                config.commit.check(length, len(blocks))
         except ConfigError:
             continue
         if is_plain(config) or not plain:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from lockstep.compare import Request, Tally, run
-from lockstep.drawn import SHAPES, Shape, compiled_model, config_for, model_of
+from lockstep.drawn import SHAPES, Shape, batches, compiled_model, model_of
 
 import dllmc
 from dllmc.artifact import Package, weights_of
@@ -107,12 +106,19 @@ def test_compiled_decisions_on_a_gpu_are_those_of_the_reference(shape: Shape) ->
 def lockstep(shape: Shape, backend: str, cases: int, *, plain: bool = False) -> None:
     """The engine on the GPU beside the reference on the CPU."""
     model, engine = model_of(shape), compiled_model(shape).engine(backend=backend, device="cuda")
-    rng, total = random.Random(shape.seed), Tally()
-    for _ in range(cases):
-        length = rng.randint(4, 24)
-        config = config_for(rng, model.spec, length, plain=plain)
-        prompts = ([rng.randint(0, 20) for _ in range(rng.randint(1, 9))] for _ in range(3))
-        requests = [Request(p, config, length, n) for n, p in zip(itertools.count(), prompts)]
+    total = Tally()
+
+    @settings(
+        max_examples=cases,
+        derandomize=True,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(batches(shape, plain=plain))
+    def drawn(requests: list[Request]) -> None:
         total.add(run(engine, model.module, model.spec, requests))
+
+    drawn()
     total.check()
     assert total.decisions > 20 * cases
