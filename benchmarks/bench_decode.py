@@ -29,9 +29,15 @@ BLOCK, THRESHOLD = 8, 0.9
 
 
 def measure(
-    loaded: LoadedModel, engine: Engine, task: str, batch: int, prompts: int, rounds: int
+    loaded: LoadedModel,
+    engines: dict[str, Engine],
+    task: str,
+    batch: int,
+    prompts: int,
+    rounds: int,
 ) -> list[dict[str, Any]]:
     """One row per rival."""
+    engine = engines["dllmc"]
     texts = [sample.prompt for sample in get_task(task).samples("test", prompts)]
     spec = loaded.spec
     padded = [spec.prepare_prompt(engine.encode(text), 32) for text in texts]
@@ -48,9 +54,9 @@ def measure(
             tokens += sum(_length(row.tolist(), spec.eos_ids) for row in responses)
         return tokens, evaluations
 
-    def compiled(cache: str) -> tuple[int, float]:
+    def compiled(cache: str, by: Engine = engine) -> tuple[int, float]:
         config = base.replace(cache={"kind": cache})
-        output = engine.generate(texts, config=config, batch=batch)
+        output = by.generate(texts, config=config, batch=batch)
         return sum(map(len, output.tokens)), sum(output.nfe)
 
     def reference() -> tuple[int, float]:
@@ -62,6 +68,11 @@ def measure(
         "dllmc, dual cache": partial(compiled, "dual"),
         "dllmc, prefix cache": partial(compiled, "prefix"),
         "dllmc, no cache": partial(compiled, "none"),
+        **{
+            f"{name}, dual cache": partial(compiled, "dual", other)
+            for name, other in engines.items()
+            if other is not engine
+        },
         "plain": plain,
         "reference (2 prompts)": reference,
     }
@@ -101,14 +112,22 @@ def main() -> None:
     arguments = parser.parse_args()
     device = arguments.device
     loaded = dllmc.load_model(arguments.model, device=device)
-    engine = dllmc.compile(loaded, device=device).engine()
+    compiled = dllmc.compile(loaded, device=device)
+    engine = compiled.engine()
+    engines = {"dllmc": engine}
+    if device == "cuda":
+        engines["uncaptured"] = compiled.engine(capture=False)
+        engines["eager"] = compiled.engine(backend="eager")
+        selecting = engines["compiled select"] = compiled.engine()
+        base = dllmc.SPEED_BASELINE.replace(schedule={"kind": "blocks", "block_length": BLOCK})
+        selecting.specialise(configs=[base.replace(cache={"kind": "dual"})])
     where = f"{torch.get_num_threads()} threads" if device == "cpu" else engine.hardware.id
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
         for task in arguments.tasks:
             for batch in arguments.batches:
                 prompts = min(arguments.prompts, 8 * batch)
-                rows += measure(loaded, engine, task, batch, prompts, arguments.rounds)
+                rows += measure(loaded, engines, task, batch, prompts, arguments.rounds)
     table = Table(title=f"block {BLOCK}, threshold {THRESHOLD}, {where}")
     for column in ("task", "batch", "rival", "tokens/s (quartiles)", "times plain (quartiles)"):
         table.add_column(column)

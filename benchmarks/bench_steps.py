@@ -20,7 +20,12 @@ from rich.table import Table
 
 import dllmc
 from dllmc.runtime.hardware import detect_hardware
-from dllmc.runtime.programs import EagerPrograms, InductorPrograms
+from dllmc.runtime.programs import (
+    CapturedPrograms,
+    EagerPrograms,
+    InductorPrograms,
+    cache_shapes,
+)
 from dllmc.runtime.programs.base import example_inputs
 from dllmc.spec import StepPlan
 
@@ -44,6 +49,8 @@ def measure(
     graph = package.graphs["greedy"]
     device = torch.device(name)
     inductor, eager = InductorPrograms(package, device), EagerPrograms(package)
+    # On a GPU what is deployed is the captured step.
+    deployed = CapturedPrograms(InductorPrograms(package, device)) if name == "cuda" else inductor
     rows: list[dict[str, object]] = []
     for canvas, width, head_rows in PLANS[model]:
         plan = StepPlan(
@@ -51,10 +58,14 @@ def measure(
         )
         inputs = example_inputs(graph, plan, device)
         inputs["key_limit"].fill_(canvas)
+        shapes, dtype_of = cache_shapes(graph), getattr(torch, package.dtype)
+        inputs |= deployed.caches(1, shapes, plan.slots + plan.scratch, dtype_of, device)
         tokens = torch.zeros(1, canvas, dtype=torch.int64, device=device)
+        uncaptured = {"uncaptured step": partial(inductor.run, plan, inputs)}
         timings = interleave(
             {
-                "step": partial(inductor.run, plan, inputs),
+                "step": partial(deployed.run, plan, inputs),
+                **(uncaptured if name == "cuda" else {}),
                 "floor": product_runner(graph, plan),
                 "linear floor": product_runner(graph, plan, attention=False),
                 "eager step": partial(eager.run, plan, inputs),
@@ -93,7 +104,9 @@ def main() -> None:
     if device != "cpu":
         where = f"{detect_hardware(torch.device(device)).id}-{arguments.dtype}"
     table = Table(title=f"milliseconds per step, median (quartiles), {where}")
-    names = ("step", "floor", "linear floor", "eager step", "plain forward")
+    names = ["step", "floor", "linear floor", "eager step", "plain forward"]
+    if device == "cuda":
+        names.insert(1, "uncaptured step")
     for column in ("model", "canvas", "rows", *names, "step/floor", "step/linear floor"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
