@@ -71,7 +71,12 @@ def _captured(run: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
-    return graph.replay
+
+    def replay() -> None:
+        assert run is not None  # It holds what the graph reads.
+        graph.replay()
+
+    return replay
 
 
 def _packed(rows: int, weight: Tensor) -> Callable[[], Tensor]:

@@ -33,6 +33,7 @@ class Row:
         ratio: Times the baseline's tokens per second.
         quartiles: Of that, over batches; over tasks where it is a mean.
         config: How it decoded; of a mean nothing.
+        kept: Whether tuning found what is right as often as one token per evaluation.
     """
 
     strategy: str
@@ -45,6 +46,7 @@ class Row:
     ratio: float
     quartiles: tuple[float, float]
     config: Mapping[str, Any] | None = None
+    kept: bool = True
 
     @property
     def label(self) -> str:
@@ -76,6 +78,7 @@ def _row(strategy: str, tuned: bool, task: str, entry: Mapping[str, Any]) -> Row
         middle,
         (quartiles[0], quartiles[1]),
         entry["config"],
+        entry.get("kept", True),
     )
 
 

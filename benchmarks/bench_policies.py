@@ -4,7 +4,8 @@ The embedded model answers the same test prompts with each strategy of `_strateg
 by batch in turn, with the speed baseline in blocks of 8 (Fast-dLLM, dual cache, threshold 0.9).
 Exact match, evaluations, tokens per evaluation and per second; and the evaluations of the oracle.
 With `--trials` each strategy is also tuned: so many configurations are tried on tune prompts, and
-the fastest that is right as often as one token per evaluation, up to one prompt, is measured too.
+the fastest that is right as often as one token per evaluation, up to one prompt, is measured too,
+or the one that is right most often if none is.
 
 Results are kept under build/ after every strategy and task, so that a run that is stopped goes on
 where it was; `--page` writes docs/policies.md of all there are. Seconds are processor time, which
@@ -86,7 +87,7 @@ class Bench:
         def measure() -> dict[str, Any]:
             published = strategy.config(self.vocabulary)
             parts = self._parts(task, "tune", self.arguments.tune_prompts)
-            found = tune(
+            found, kept = tune(
                 self._engine(strategy),
                 task,
                 own_space(strategy, published, task.max_new_tokens),
@@ -96,11 +97,14 @@ class Bench:
                 trials=self.arguments.trials,
             )
             entry = self._entry(strategy, task, found)
-            return {**entry, "trials": self.arguments.trials}
+            return {**entry, "trials": self.arguments.trials, "kept": kept}
 
         right = f"right/{task.name}"
         self._once(right, lambda: self._right(task))
-        self._once(f"tuned/{strategy.name}/{task.name}", measure)
+        name = f"tuned/{strategy.name}/{task.name}"
+        if self.store.entries.get(name, {}).get("trials") != self.arguments.trials:
+            self.store.entries.pop(name, None)
+        self._once(name, measure)
 
     def _right(self, task: GeneratorTask) -> dict[str, Any]:
         """How often one token per evaluation is right on tune prompts."""
