@@ -98,9 +98,9 @@ def _introduction(settings: Mapping[str, Any], tasks: int) -> Iterator[str]:
 # Published strategies on the embedded model
 
 Written by `python benchmarks/bench_policies.py {command} --trials {settings["trials"]} --page`,
-with [its pictures](pareto) and [the numbers](../benchmarks/results/policies.json). Measured {when} on {hardware["name"]}
-({hardware["architecture"]}, {settings["threads"]} thread) with torch {settings["torch"]} and
-Python {settings["python"]}: {count} test prompts of each of the built-in tasks,
+with [its pictures](pareto) and [the numbers](../benchmarks/results/policies.json). Measured
+{when} on {hardware["name"]} ({hardware["architecture"]}, {settings["threads"]} thread) with torch
+{settings["torch"]} and Python {settings["python"]}: {count} test prompts of each built-in task,
 decoded {settings["batch"]} at a time by the back end {settings["backend"]}. Seconds are processor
 time, since the machine did other work too.
 
