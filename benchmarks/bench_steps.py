@@ -34,9 +34,10 @@ PLANS = {
     "embedded": [(64, 64, 8), (64, 8, 8), (64, 32, 32)],
     "random:llada-7m": [(320, 320, 32), (320, 32, 32)],
     "random:llada-60m": [(320, 320, 32), (320, 32, 32)],
+    "random:llada-1b": [(1024, 1024, 32), (1024, 32, 32)],
     "random:llada-8b": [(1024, 1024, 32), (1024, 32, 32)],
 }
-# The largest takes a GPU, 16 GB of its memory, and minutes to draw.
+# The others are for a GPU; the largest takes 16 GB of its memory in bfloat16, and minutes to draw.
 USUAL = ["embedded", "random:llada-7m", "random:llada-60m"]
 
 

@@ -61,6 +61,7 @@ class Request:
         overrides: Fields that replace those of the configuration.
         stream: Noise stream of the first prompt.
         backend: Of the runtime; None is the artifact's own.
+        device: Where the runtime runs; None is a CPU.
         database: Folder of the tuning database; None is the user's.
         auxiliary: The autoregressive model that the configuration asks, as `subject`.
     """
@@ -73,6 +74,7 @@ class Request:
     overrides: dict[str, Any] = field(default_factory=dict)
     stream: int = 0
     backend: str | None = None
+    device: str | None = None
     database: str | None = None
     auxiliary: str | None = None
 
@@ -138,6 +140,7 @@ def _by_runtime(request: Request, config: DecodingConfig | None, task: str | Non
     engine = open_engine(
         request.subject,
         backend=request.backend,
+        device=request.device,
         database=request.database,
         auxiliary=request.auxiliary,
     )
@@ -165,6 +168,8 @@ def _by_reference(request: Request, config: DecodingConfig | None, task: str | N
             )
     if request.backend is not None:
         raise UsageError(f"`--backend`={request.backend!r} is the runtime's; leave it out")
+    if request.device is not None:
+        raise UsageError(f"`--device`={request.device!r} is the runtime's; leave it out")
     import dllmc
 
     model = load_model(request.subject)

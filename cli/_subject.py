@@ -35,6 +35,7 @@ def open_engine(
     subject: str | LoadedModel,
     *,
     backend: str | None = None,
+    device: str | None = None,
     database: str | None = None,
     auxiliary: str | None = None,
 ) -> Engine:
@@ -43,6 +44,7 @@ def open_engine(
     Args:
         subject: Path of an artifact, or a model, or its name or path.
         backend: None is the artifact's own, and `eager` for a model.
+        device: Where it runs; None is a CPU.
         database: Folder of the tuning database; None is the user's.
         auxiliary: The autoregressive model beside it: an artifact's path, or a model's name or
             path.
@@ -54,11 +56,12 @@ def open_engine(
 
     with status("opening the model"):
         helper = None if auxiliary is None else _auxiliary(auxiliary)
+        options = {"device": device or "cpu", "database": database, "auxiliary": helper}
         if isinstance(subject, str) and is_artifact(subject):
-            return dllmc.load(subject, backend=backend, database=database, auxiliary=helper)
+            return dllmc.load(subject, backend=backend, **options)
         model = load_model(subject) if isinstance(subject, str) else subject
         compiled = dllmc.compile(model, backend=backend or "eager")
-        engine: Engine = compiled.engine(database=database, auxiliary=helper)
+        engine: Engine = compiled.engine(**options)
         return engine
 
 
@@ -131,6 +134,9 @@ def read_dtype(name: str | None) -> torch.dtype | None:
         raise UsageError(f"`--dtype`={name!r} is unknown; {nearest(name, DTYPES)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+DEVICE_HELP = "Where to run: cpu, or cuda."
 
 
 def check_folder(option: str, path: str | None) -> None:

@@ -14,7 +14,7 @@ import typer
 from dllmc.cli._config import describe, read_config
 from dllmc.cli._console import output, print_json, progress, say, table
 from dllmc.cli._floors import Work, distance_json, distance_table, distances
-from dllmc.cli._subject import open_engine, response_length, task_name
+from dllmc.cli._subject import DEVICE_HELP, open_engine, response_length, task_name
 from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def command(
     ] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -77,7 +78,7 @@ def command(
         if value < 1:
             raise UsageError(f"`--{name}`={value} must be at least 1")
     more = _more(config or [])
-    engine = open_engine(art, backend=backend, database=db)
+    engine = open_engine(art, backend=backend, device=device, database=db)
     if oracle:
         _print_floors(engine, task, more, prompts, batch, max_new_tokens, as_json=json)
         return

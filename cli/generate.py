@@ -11,6 +11,7 @@ from dllmc.cli import _decode
 from dllmc.cli._config import HELP, describe
 from dllmc.cli._console import output, print_json, say, table
 from dllmc.cli._decode import Conversation, Request
+from dllmc.cli._subject import DEVICE_HELP
 from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def command(
     backend: Annotated[
         str | None, typer.Option(help="inductor or eager; the artifact's, else eager.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
     auxiliary: Annotated[
         str | None,
@@ -64,6 +66,7 @@ def command(
         },
         stream=stream,
         backend=backend,
+        device=device,
         database=db,
         auxiliary=auxiliary,
     )

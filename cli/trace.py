@@ -12,7 +12,7 @@ from dllmc.cli import _decode
 from dllmc.cli._config import AUTO, HELP
 from dllmc.cli._console import print_json, say
 from dllmc.cli._decode import Request
-from dllmc.cli._subject import check_folder
+from dllmc.cli._subject import DEVICE_HELP, check_folder
 from dllmc.cli.generate import print_choice
 from dllmc.spec import UsageError
 
@@ -38,6 +38,7 @@ def command(
     config: Annotated[str | None, typer.Option(help=HELP, show_default="auto")] = None,
     task: Annotated[str | None, typer.Option(help="Whose records to look for.")] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
     auxiliary: Annotated[
         str | None,
@@ -63,6 +64,7 @@ def command(
         "--config": config,
         "--task": task,
         "--backend": backend,
+        "--device": device,
         "--db": db,
         "--auxiliary": auxiliary,
     }
@@ -126,6 +128,7 @@ def _decoded(subject: str, prompt: str | None, options: dict[str, Any]) -> Decod
         task=options["--task"],
         max_new_tokens=options["--max-new-tokens"],
         backend=options["--backend"],
+        device=options["--device"],
         database=options["--db"],
         auxiliary=options["--auxiliary"],
     )

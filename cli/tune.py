@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dllmc.cli._console import output, print_json, say
-from dllmc.cli._subject import is_artifact, open_engine
+from dllmc.cli._subject import DEVICE_HELP, is_artifact, open_engine
 from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def command(
         typer.Option(metavar="KEY=VALUE", help="Narrow the search: commit=threshold,quota."),
     ] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="Where records go; the user's database.")] = None,
     storage: Annotated[
         str | None, typer.Option(help="SQLite file of the search; next to the database.")
@@ -52,7 +53,7 @@ def command(
     from dllmc.tasks import get_task
 
     tasks = [get_task(name) for name in task]
-    engine = open_engine(art, backend=backend, database=db)
+    engine = open_engine(art, backend=backend, device=device, database=db)
     reports = []
     for one in tasks:
         report = autotune.tune(

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._dynamo.config as dynamo_config
 from torch._dynamo.exc import UserError
 from torch.export import Dim
 from torch.overrides import TorchFunctionMode
@@ -121,7 +122,10 @@ def _export(module: nn.Module, spec: DenoiserSpec) -> ExportedProgram:
 
 def _export_up_to(module: nn.Module, tokens: Tensor, longest: int) -> ExportedProgram:
     shapes = ({0: Dim("batch"), 1: Dim("length", max=longest)},)
-    return torch.export.export(module, (tokens,), dynamic_shapes=shapes, strict=False)
+    # The cache of fake results hardly ever hits with symbolic sizes, and keeping it takes a
+    # quarter of the time: 1.3 and 0.9 s for two layers of LLaDA2.
+    with dynamo_config.patch(fake_tensor_cache_enabled=False):
+        return torch.export.export(module, (tokens,), dynamic_shapes=shapes, strict=False)
 
 
 def _flat_graph(program: ExportedProgram) -> GraphModule:

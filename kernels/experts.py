@@ -88,8 +88,7 @@ def experts_grouped(
 ) -> Tensor:
     """The same in operators that never wait for the device, for bfloat16 on CUDA.
 
-    D and F must be multiples of 8. NOT RUN ON CUDA: it was tested on a CPU only, and no default
-    chooses it.
+    D and F must be multiples of 8. Right on an H100; not timed there, so no default chooses it.
     """
     order, rows = _sort(x, ids)
     numbers = torch.arange(gate_up.shape[0], device=ids.device)

@@ -100,6 +100,7 @@ _DREAM, _SDAR, _FAST_V2 = "DreamModel", "SDARForCausalLM", "Fast_dLLM_QwenForCau
 SHAPES: dict[str, dict[str, Any]] = {
     "llada-8b": _llada(4096, 32, 32, 32, 12288, 126464, 4096)
     | {"mask_token_id": 126336, "eos_token_id": 126081, "pad_token_id": 126081},
+    "llada-1b": _llada(2048, 16, 16, 16, 5632, 32000, 4096),
     "llada-60m": _llada(512, 8, 8, 16, 1408, 8192, 4096),
     "llada-7m": _llada(256, 4, 4, 6, 704, 4096, 4096),
     "llada-tiny": _llada(32, 4, 4, 2, 64, 96, 256),

@@ -63,6 +63,16 @@ CASES = {
     ),
     "mask in the text": (["generate", "ART", "a <|mdm_mask|>"], 2, ["the mask token 1"]),
     "unknown letter": (["generate", "ART", "copy: é"], 2, ["'é'", "leave it out"]),
+    "a device that is not there": (
+        "generate ART a --device cuda:99",
+        2,
+        ["device `cuda:99` cannot be used", "choose cpu"],
+    ),
+    "a device for the reference": (
+        "generate embedded a --engine reference --device cpu",
+        2,
+        ["`--device`='cpu' is the runtime's", "leave it out"],
+    ),
     "unknown back end": ("generate ART a --backend indctor", 2, ["'indctor'", "`inductor`?"]),
     "unknown engine": ("generate ART a --engine refrence", 2, ["'refrence'", "`reference`?"]),
     "unknown dtype": ("compile MODEL -o OUT --dtype floot32", 2, ["'floot32'", "`float32`?"]),
