@@ -76,8 +76,8 @@ def measure(
             device=name,
         )
         row: dict[str, object] = {"model": model, "canvas": canvas, "rows": width}
-        for name, timing in timings.items():
-            row[name] = {
+        for rival, timing in timings.items():
+            row[rival] = {
                 "median_ms": timing.median * 1e3,
                 "quartiles_ms": [q * 1e3 for q in timing.spread()],
             }
