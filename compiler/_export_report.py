@@ -9,6 +9,9 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+import sympy
+from torch.utils._sympy.functions import Max, Min
+
 from dllmc.compiler._source import place_of_caller, place_of_error
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ def quietly() -> Iterator[None]:
 class SizeWatch:
     """Remembers which of the user's lines made torch.export assume something of a size.
 
-    The report of torch.export names the size alone.
+    The report of torch.export names the size alone. What holds for every size is no assumption.
     """
 
     def __init__(self) -> None:
@@ -93,15 +96,27 @@ class SizeWatch:
 
 
 class _Noting(list[Any]):
-    """A list of guards that notes whose line adds one."""
+    """A list of guards that notes whose line adds one, and takes none that says nothing."""
 
     def __init__(self, guards: list[Any], assumed: list[tuple[Any, str]]) -> None:
         super().__init__(guards)
         self._assumed = assumed
 
     def append(self, guard: Any) -> None:
+        if holds_always(guard.expr):
+            return
         super().append(guard)
         self._assumed.append((guard.expr, place_of_caller()))
+
+
+def holds_always(guard: Any) -> bool:
+    """Whether a guard is seen to be true for every size, where torch.export does not see it.
+
+    Heads that are repeated and merged have the stride `Min(4*s, 8*s)`. Torch's own `Min`, made for
+    speed, does not compare the two in torch 2.11, so `Min(4*s, 8*s) == 4*s` counts as a condition
+    that some lengths do not meet, and the module is refused. Sympy's `Min` compares them.
+    """
+    return bool(guard.replace(Min, sympy.Min).replace(Max, sympy.Max) == sympy.true)
 
 
 def reason(error: Exception, watch: SizeWatch) -> str:

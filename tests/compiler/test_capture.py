@@ -129,6 +129,12 @@ class OtherWhenOdd(Toy):
         return x if tokens.shape[1] % 2 else -x  # culprit
 
 
+class OtherWhenClipped(Toy):
+    def extra(self, x: Tensor, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        return x if min(length, 20) == length else -x  # culprit
+
+
 class WithShortTable(Toy):
     def __init__(self) -> None:
         super().__init__()
@@ -156,6 +162,7 @@ class TwoInputs(nn.Module):
         (Looping(), "a shape is frozen at the example's `length` = 7"),
         (OtherWhenLong(), "the code takes another way .* of `length` at .* give `max_length`=19,"),
         (OtherWhenOdd(), "the code takes another way .* of `length` at .* spec's `max_length`;"),
+        (OtherWhenClipped(), "the code takes another way for some values of `length` at "),
         (WithShortTable(), r"must match the size of tensor b \(5\)"),
     ],
     ids=lambda value: type(value).__name__,
