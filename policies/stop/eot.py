@@ -39,8 +39,12 @@ class EndOfText(Stop):
 
     def values(self, progress: BlockProgress) -> dict[str, float]:
         del progress
-        limit = (1 - self.confidence) / self.confidence if self.confidence > 0 else math.inf
-        return {"doubt": limit}
+        if self.confidence == 0:
+            return {"doubt": math.inf}
+        # A confidence under 3e-39 would have an infinite limit in float32, which a tail that
+        # overflows meets too.
+        limit = (1 - self.confidence) / self.confidence
+        return {"doubt": min(limit, torch.finfo(torch.float32).max)}
 
     def finished(self, response: Tensor, mask_id: int, eos_ids: Tensor) -> Tensor:
         return _EOS.finished(response, mask_id, eos_ids)

@@ -63,6 +63,7 @@ def test_if_it_is_probable_enough() -> None:
     assert cut([WORD, EOS], [0.1, 3.0], {0}, confidence=0.26) is None
     assert cut([WORD, EOS], [0.1, math.inf], {0}, confidence=0.0) == 12
     assert cut([WORD, EOS], [0.1, math.inf], {0}, confidence=0.1) is None
+    assert cut([WORD, EOS], [0.1, math.inf], {0}, confidence=1e-250) is None
 
 
 def test_without_an_end_nothing_is_cut() -> None:
