@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from dllmc.runtime.need import Need
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Advance:
     """What one evaluation did to a sequence.
 
     Attributes:
-        plan: Key of its plan.
+        plan: Key of the plan that ran.
+        need: What the sequence took of it.
         committed: Tokens by position, of masks that were committed.
         replaced: Tokens by position, of tokens that were replaced.
         reopened: Positions that were masked again.
@@ -25,6 +28,7 @@ class Advance:
     """
 
     plan: str
+    need: Need
     committed: Mapping[int, int]
     replaced: Mapping[int, int] = dataclasses.field(default_factory=dict)
     reopened: Collection[int] = ()

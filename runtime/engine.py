@@ -330,7 +330,7 @@ class Engine:
             tokens=pick(tokens),
             nfe=pick([state.nfe for state in states]),
             auxiliary_nfe=pick([state.auxiliary_nfe for state in states]),
-            plans=pick([state.plans for state in states]),
+            plans=pick([[(need.key, n) for need, n in state.needs] for state in states]),
             config=choice.config,
             record=choice.record,
             match=choice.match,

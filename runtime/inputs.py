@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dllmc.spec import StepPlan
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from dllmc.policies.standing import Evaluation
     from dllmc.runtime.pool import Pool
     from dllmc.runtime.state import DecodeState
-    from dllmc.spec import DenoiserSpec
+    from dllmc.spec import DenoiserSpec, StepPlan
 
 
 @dataclass(frozen=True)
@@ -105,23 +103,6 @@ def step_inputs(spec: DenoiserSpec, pool: Pool, group: Group) -> dict[str, Tenso
         "nfe": draws,
         "temperature": torch.tensor([s.config.temperature for s in states], device=device),
     }
-
-
-def plan_of(spec: DenoiserSpec, pool: Pool, states: list[DecodeState], dtype: str) -> StepPlan:
-    """The plan that covers the largest of `states`."""
-    evaluations = [state.evaluation() for state in states]
-    width = 0 if evaluations[0].joint else states[0].config.belief.width
-    return StepPlan(
-        batch=len(states),
-        rows=max(len(e.rows) for e in evaluations),
-        head_rows=max(len(e.head) for e in evaluations),
-        slots=pool.slots,
-        scratch=pool.scratch,
-        statistics=states[0].statistics,
-        mask="limit" if spec.attention == "full" else "row_limit",
-        inputs=f"mixture{width}" if width else "tokens",
-        dtype=dtype,
-    )
 
 
 def _padded(

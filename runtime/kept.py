@@ -123,16 +123,20 @@ def _count(state: DecodeState) -> int:
     return kept_count(state.length, range(*state.current.span), share)
 
 
+def kept_slots(state: DecodeState) -> int:
+    """Slots that a cache takes which keeps the share of `state`; 0 where it keeps all."""
+    share = getattr(state.config.cache, "ratio", None)
+    if share is None:
+        return 0
+    longest = max(block.span[1] - block.span[0] for block in state.blocks)
+    return int(state.length * share) + longest + 1
+
+
 def _allocate(pool: Pool) -> None:
     """The smaller cache, large enough for every member of the pool."""
     if pool.kept:
         return
-    needed = 0
-    for state in pool.members:
-        share = getattr(state.config.cache, "ratio", None)
-        if share is not None:
-            longest = max(block.span[1] - block.span[0] for block in state.blocks)
-            needed = max(needed, int(state.length * share) + longest + 1)
+    needed = max(map(kept_slots, pool.members))
     for name, cache in pool.caches.items():
         capacity, groups, _, width = cache.shape
         pool.kept[name] = cache.new_zeros(capacity, groups, needed + 1, width)

@@ -21,7 +21,8 @@ class Output:
         nfe: Evaluations in which the sequence was active.
         auxiliary_nfe: Evaluations of the autoregressive model beside it, or passes of a joint
             sampler, if one was asked.
-        plans: Run-length coded plans of those evaluations, `[(plan key, count), ...]`.
+        plans: Run-length coded plans that would have run the sequence alone,
+            `[(key of a Need, count), ...]`; those that ran are in the trace.
         config: How it was decoded.
         record: Id of the tuning record in force, or None.
         match: How well the record fits: `EXACT`, `BUCKET`..., `SAFE`, or `GIVEN` for a

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dllmc.policies.constrain._automaton import TokenAutomaton
     from dllmc.policies.rows import Remembered
     from dllmc.runtime.advance import Advance
+    from dllmc.runtime.need import Need
     from dllmc.spec import DenoiserSpec
 
 
@@ -87,7 +88,7 @@ class DecodeState:
         self.draws = 0
         self.done = False
         self.trace: list[TraceStep] = []
-        self.plans: list[tuple[str, int]] = []
+        self.needs: list[tuple[Need, int]] = []
         self._evaluation: Evaluation | None = None
         self._begin_blocks()
 
@@ -311,10 +312,10 @@ class DecodeState:
 
     def _count(self, evaluation: Evaluation, did: Advance, masks: int) -> None:
         self.draws += did.steps
-        if self.plans and self.plans[-1][0] == did.plan:
-            self.plans[-1] = (did.plan, self.plans[-1][1] + 1)
+        if self.needs and self.needs[-1][0] == did.need:
+            self.needs[-1] = (did.need, self.needs[-1][1] + 1)
         else:
-            self.plans.append((did.plan, 1))
+            self.needs.append((did.need, 1))
         if evaluation.joint:
             self.auxiliary_nfe += 1
             self.passes += 1

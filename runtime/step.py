@@ -10,7 +10,8 @@ import torch
 
 from dllmc.runtime import branches
 from dllmc.runtime.auxiliary import verify_blocks
-from dllmc.runtime.inputs import Group, gather_group, plan_of, step_inputs
+from dllmc.runtime.inputs import Group, gather_group, step_inputs
+from dllmc.runtime.need import cover, need_of
 from dllmc.runtime.offer import (
     constraint_values,
     named_statistics,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllmc.runtime.auxiliary import Auxiliary
+    from dllmc.runtime.need import Need
     from dllmc.runtime.offer import Offer
     from dllmc.runtime.pool import Pool
     from dllmc.runtime.programs import Programs, Selects
@@ -77,12 +79,13 @@ def evaluate(
     begun = time.perf_counter()
     if max(len(state.drafts()) for state in states) > 1:
         return _evaluate_lanes(programs, spec, pool, states, dtype, selects, begun)
-    plan = programs.fit(plan_of(spec, pool, states, dtype))
+    needs = [need_of(state, dtype) for state in states]
+    plan = programs.fit(cover(needs, pool.slots, pool.scratch))
     group = gather_group(plan, spec, pool, states)
     inputs = step_inputs(spec, pool, group) | policy_inputs(pool, group, spec)
     statistics = run(programs, spec, pool, group, inputs)
     if not statistics:
-        account(states, plan.key, None, time.perf_counter() - begun)
+        account(states, needs, plan.key, None, time.perf_counter() - begun)
         return StepOutcome(plan, states, None)
     found = named_statistics(plan, statistics)
     if spec.logit_shift and not group.evaluations[0].joint:
@@ -94,7 +97,7 @@ def evaluate(
     decisions, eos = _decide(selects, spec, pool, offered, found)
     _write(pool, offered.rows, decisions, states[0])
     told = Told(decisions, offered.owners, _finished(spec, pool, states, eos))
-    outcome = _outcome(plan, states, decisions, told, offered.owners, begun)
+    outcome = _outcome(plan, states, needs, decisions, told, offered.owners, begun)
     if auxiliary is not None:
         verify_blocks(auxiliary, pool, states)
     return outcome
@@ -112,7 +115,8 @@ def _evaluate_lanes(
     """Evaluate `states` with their drafts, and commit what stepwise decoding would."""
     counts = branches.draft_counts(states)
     lanes = [state for state in states for _ in counts[0]]
-    plan = programs.fit(plan_of(spec, pool, lanes, dtype))
+    needs = [need_of(state, dtype) for state in states]
+    plan = programs.fit(cover(needs, pool.slots, pool.scratch))
     group = gather_group(plan, spec, pool, lanes)
     group = branches.fill_drafts(pool, group, counts, spec.mask_id)
     inputs = step_inputs(spec, pool, group)
@@ -135,7 +139,7 @@ def _evaluate_lanes(
     owners = list(range(len(states)))
     _write(pool, group.rows[best], decisions, states[0])
     told = Told(decisions, owners, _finished(spec, pool, states, eos), steps)
-    return _outcome(plan, states, decisions, told, owners, begun)
+    return _outcome(plan, states, needs, decisions, told, owners, begun)
 
 
 def _decide(
@@ -160,12 +164,13 @@ def _write(pool: Pool, rows: Tensor, decisions: Decisions, state: DecodeState) -
 def _outcome(
     plan: StepPlan,
     states: list[DecodeState],
+    needs: list[Need],
     decisions: Decisions,
     told: Told,
     owners: list[int],
     begun: float,
 ) -> StepOutcome:
-    did = account(states, plan.key, told, time.perf_counter() - begun)
+    did = account(states, needs, plan.key, told, time.perf_counter() - begun)
     ends, cuts = [each.end for each in did], [each.cut for each in did]
     return StepOutcome(plan, states, decisions, owners, ends, cuts)
 

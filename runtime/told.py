@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dllmc.runtime.need import Need
     from dllmc.runtime.select import Decisions
     from dllmc.runtime.state import DecodeState
 
@@ -46,7 +47,7 @@ class Told:
         self._steps = None if steps is None else steps.tolist()
         self._owners = list(owners)
 
-    def advance(self, index: int, plan: str, state: DecodeState) -> Advance:
+    def advance(self, index: int, plan: str, need: Need, state: DecodeState) -> Advance:
         """What happened to the sequence at `index`."""
         mine = [n for n, owner in enumerate(self._owners) if owner == index]
         committed, replaced, reopened = (
@@ -62,6 +63,7 @@ class Told:
         cut = None if self._cuts is None else min(self._cuts[n] for n in mine)
         return Advance(
             plan,
+            need,
             committed,
             replaced,
             tuple(reopened),
@@ -82,13 +84,19 @@ class Told:
 
 
 def account(
-    states: Sequence[DecodeState], plan: str, told: Told | None, seconds: float
+    states: Sequence[DecodeState],
+    needs: Sequence[Need],
+    plan: str,
+    told: Told | None,
+    seconds: float,
 ) -> list[Advance]:
     """Tell every sequence what the evaluation did to it; None where it only filled caches."""
     found = []
-    for index, state in enumerate(states):
+    for index, (state, need) in enumerate(zip(states, needs, strict=True)):
         name = f"joint-{plan}" if state.evaluation().joint else plan
-        did = Advance(name, {}) if told is None else told.advance(index, name, state)
+        did = Advance(name, need, {})
+        if told is not None:
+            did = told.advance(index, name, need, state)
         confidence = {} if told is None else told.confidences(index)
         state.trace.append(_trace_step(state, did, confidence, seconds))
         state.advance(did)

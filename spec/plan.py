@@ -10,6 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_KEY = re.compile(
+    r"b(?P<batch>\d+)-w(?P<rows>\d+)-r(?P<head_rows>\d+)-s(?P<slots>\d+)\+(?P<scratch>\d+)"
+    r"-(?P<statistics>[^-]+)-(?P<mask>[^-]+)-(?P<inputs>[^-]+)-(?P<dtype>[^-]+)"
+    r"(?P<saliency>-saliency)?"
+)
 _EXTRAS = re.compile(r"entropy|hidden|second|logits|(top|gather)[1-9]\d*")
 
 
@@ -86,3 +91,15 @@ class StepPlan(BaseModel):
         name = f"b{self.batch}-w{self.rows}-r{self.head_rows}-s{self.slots}+{self.scratch}"
         saliency = "-saliency" if self.saliency else ""
         return f"{name}-{self.statistics}-{self.mask}-{self.inputs}-{self.dtype}{saliency}"
+
+    @classmethod
+    def from_key(cls, key: str) -> StepPlan:
+        """The plan that has this key.
+
+        Raises:
+            ValueError: None has.
+        """
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ValueError(f"`{key}` is no key of a plan")
+        return cls.model_validate({**match.groupdict(), "saliency": match["saliency"] is not None})

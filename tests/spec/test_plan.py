@@ -114,3 +114,31 @@ def test_a_name_tells_what_it_was_made_of() -> None:
 def test_every_mask_goes_with_every_input(mask: str, inputs: str) -> None:
     plan = StepPlan(**(FIELDS | {"mask": mask, "inputs": inputs, "saliency": True}))
     assert plan.key == f"b2-w32-r8-s64+1-greedy-{mask}-{inputs}-float32-saliency"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        StepPlan(batch=3, rows=7, head_rows=5, slots=64),
+        StepPlan(batch=1, rows=2, head_rows=0, slots=9, statistics="none", scratch=4),
+        StepPlan(
+            batch=1,
+            rows=8,
+            head_rows=8,
+            slots=9,
+            statistics="sampled+entropy+gather4",
+            mask="row_limit+tree",
+            inputs="mixture4",
+            saliency=True,
+            dtype="bfloat16",
+        ),
+    ],
+    ids=lambda plan: plan.key,
+)
+def test_a_plan_comes_back_from_its_key(plan: StepPlan) -> None:
+    assert StepPlan.from_key(plan.key) == plan
+
+
+def test_what_is_no_key_of_a_plan_is_refused() -> None:
+    with pytest.raises(ValueError, match="`b1-w2` is no key of a plan"):
+        StepPlan.from_key("b1-w2")

@@ -6,6 +6,7 @@ from dllmc.policies.config import DecodingConfig
 from dllmc.policies.layout import Block, lay_out
 from dllmc.policies.schedule.lookahead import Lookahead
 from dllmc.runtime.advance import Advance
+from dllmc.runtime.need import need_of
 from dllmc.runtime.state import DecodeState
 from dllmc.spec import ConfigError, DenoiserSpec
 
@@ -28,10 +29,10 @@ def test_it_moves_to_the_first_masked_position() -> None:
     spans = []
     for committed in ({3: 5}, {5: 5}, {4: 5, 6: 5}, dict.fromkeys(range(7, 11), 5), {12: 5}):
         spans.append(state.current.span)
-        state.advance(Advance("plan", committed))
+        state.advance(Advance("plan", need_of(state, "float32"), committed))
     assert spans == [(3, 7), (4, 8), (4, 8), (7, 11), (11, 13)]
     assert state.current == Block((11, 13), (0, 13), 2)
-    state.advance(Advance("plan", {11: 5}))
+    state.advance(Advance("plan", need_of(state, "float32"), {11: 5}))
     assert state.done
 
 
