@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dllmc.autotune.progress import Progress, rich_progress
 from dllmc.autotune.report import ReportRow, TuningReport
+from dllmc.autotune.retarget import retarget
+from dllmc.autotune.retarget_report import RetargetReport
 from dllmc.autotune.run import tune
 from dllmc.autotune.space import SearchSpace, search_space
 
 __all__ = [
     "Progress",
     "ReportRow",
+    "RetargetReport",
     "SearchSpace",
     "TuningReport",
+    "retarget",
     "rich_progress",
     "search_space",
     "tune",

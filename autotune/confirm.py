@@ -71,12 +71,14 @@ class Confirmation:
         verdicts: In the order of testing.
         winner: The fastest that passed, or None.
         reason: Why there is no winner.
+        seed: Of the prompts.
     """
 
     prompts: list[Batch] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     winner: Timed | None = None
     reason: str | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def confirm(job: Job, finalists: Sequence[Timed]) -> Confirmation:
         return Confirmation(reason=plan)
     plan.store(job)
     samples = job.task.samples("confirm", max(plan.sizes), plan.seed)
-    done = Confirmation(prompts=batches(samples, job.settings.batch))
+    done = Confirmation(prompts=batches(samples, job.settings.batch), seed=plan.seed)
     configs = [item.candidate.config for item in plan.order]
     _decode(job, done.prompts, configs, plan.sizes)
     for index, finalist in enumerate(plan.order):

@@ -17,7 +17,7 @@ from dllmc.policies.axes import AXES
 from dllmc.runtime.need import Need
 from dllmc.runtime.replay import replay
 from dllmc.spec import PlanError, StepPlan
-from dllmc.tuning_db.plan_speed import PlanSpeedKey
+from dllmc.tuning_db.plan_speed import PlanSpeedKey, PlanSpeeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dllmc.runtime import Engine
     from dllmc.runtime.replay import ReplayedStep
     from dllmc.tuning_db import Key, QualityEvidence
-    from dllmc.tuning_db.plan_speed import HostCost, Latency, PlanSpeeds, PlanSpeedStore
+    from dllmc.tuning_db.plan_speed import HostCost, Latency, PlanSpeedStore
 
 # Of the steps of a configuration, the share whose plans are timed; the latencies of rarer plans
 # are read off a plane through the others.
@@ -43,24 +43,30 @@ class CostModel:
         key: Circumstances of the job; its batch and length are those of the prediction.
         store: Where latencies are kept.
         clock: Seconds from any start.
+        fresh: Whether everything is timed anew, so that nothing has drifted since.
     """
 
     def __init__(
-        self, engine: Engine, key: Key, store: PlanSpeedStore, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        key: Key,
+        store: PlanSpeedStore,
+        clock: Callable[[], float],
+        *,
+        fresh: bool = False,
     ) -> None:
         self.engine = engine
         self._length = key.workload.max_new_tokens
         self._clock, self._store = clock, store
-        self.speeds: PlanSpeeds = store.load(
-            PlanSpeedKey(
-                weights_sha256=key.model.weights_sha256,
-                dtype=key.model.dtype,
-                numerics=key.numerics,
-                hardware=key.hardware,
-                software=key.software,
-                execution=key.execution,
-            )
+        kept = PlanSpeedKey(
+            weights_sha256=key.model.weights_sha256,
+            dtype=key.model.dtype,
+            numerics=key.numerics,
+            hardware=key.hardware,
+            software=key.software,
+            execution=key.execution,
         )
+        self.speeds = PlanSpeeds(key=kept) if fresh else store.load(kept)
         self._planes: dict[tuple[object, ...], np.ndarray | None] = {}
 
     def steps(
@@ -107,6 +113,10 @@ class CostModel:
             self._store.save(self.speeds)
             self._planes.clear()
 
+    def knows_host(self, config: DecodingConfig, lengths: Sequence[int]) -> bool:
+        """Whether `learn_host` would measure nothing."""
+        return host_name(config, len(lengths)) in self.speeds.hosts
+
     def learn_host(self, config: DecodingConfig, lengths: Sequence[int]) -> HostCost:
         """What decoding with the policies of `config` costs beside its programs.
 
@@ -120,7 +130,7 @@ class CostModel:
         name = host_name(config, len(lengths))
         if name not in self.speeds.hosts:
             self.speeds.hosts[name] = time_host(
-                self.engine, config, lengths, self._length, self.speeds.plans, self._clock
+                self.engine, config, lengths, self._length, self._clock
             )
             self._store.save(self.speeds)
         return self.speeds.hosts[name]

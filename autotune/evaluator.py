@@ -41,12 +41,17 @@ class Batch:
     id: str
 
 
+def id_of(sample: Sample) -> str:
+    """What evidence calls a prompt."""
+    return sample_id(sample.prompt, sample.reference, sample.metric)
+
+
 def batches(samples: Sequence[Sample], size: int) -> list[Batch]:
     """`samples` in groups of `size`; the last may be smaller."""
     found = []
     for start in range(0, len(samples), size):
         group = tuple(samples[start : start + size])
-        ids = tuple(sample_id(s.prompt, s.reference, s.metric) for s in group)
+        ids = tuple(map(id_of, group))
         found.append(Batch(group, ids, split_digest(ids)[:16]))
     return found
 
@@ -96,7 +101,7 @@ class Evaluator:
 
     def outcomes(self, config: DecodingConfig) -> dict[str, Outcome]:
         """What is known of `config`, by id of the prompt."""
-        return self._quality_of(config).outcomes
+        return self.evidence(config).outcomes
 
     def knows(self, config: DecodingConfig, batch: Batch) -> bool:
         """Whether every prompt of `batch` was decoded with `config`."""
@@ -132,7 +137,7 @@ class Evaluator:
                 f"model `{self.engine.name}` has no tokenizer, and task `{self.task.name}` "
                 "judges text; add tokenizer.json to the model"
             )
-        evidence = self._quality_of(config)
+        evidence = self.evidence(config)
         new = False
         for index, (sample, name) in enumerate(zip(batch.samples, batch.ids, strict=True)):
             if name not in evidence.outcomes:
@@ -206,7 +211,24 @@ class Evaluator:
         self._evidence.save_speed(evidence)
         return pair
 
-    def _quality_of(self, config: DecodingConfig) -> QualityEvidence:
+    def every_evidence(self) -> list[QualityEvidence]:
+        """What is known of this workload's answers, of every configuration and numerics."""
+        model, length = self.key.model, self.key.workload.max_new_tokens
+        return [
+            found
+            for found in self._evidence.every_quality(model.weights_sha256)
+            if (found.key.dtype, found.key.task, found.key.max_new_tokens)
+            == (model.dtype, self.task.name, length)
+        ]
+
+    def of_numerics(self, numerics: str) -> Evaluator:
+        """What is known of the same workload in another class of numerics; not to decode with."""
+        other = self.at_batch(self.key.workload.batch)
+        other.key = self.key.model_copy(update={"numerics": numerics})
+        return other
+
+    def evidence(self, config: DecodingConfig) -> QualityEvidence:
+        """What is known of the answers of `config`."""
         name = config.canonical_json()
         if name not in self._quality:
             key = QualityKey(

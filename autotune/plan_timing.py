@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,7 +16,7 @@ from dllmc.runtime.replay import replay
 from dllmc.tuning_db.plan_speed import HostCost, Latency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dllmc.policies.config import DecodingConfig
     from dllmc.runtime import Engine
@@ -32,12 +33,15 @@ _MOST_REPEATS: Final = 5
 _FEWEST_RUNS: Final = 2
 _MOST_RUNS: Final = 7
 _LONGEST: Final = 0.5
+# Steps of each that are timed.
+_MOST_STEPS: Final = 24
 
 
 class Step(NamedTuple):
-    """A step that was run, and how long it took beside its program."""
+    """A step that was run, and the seconds that it took beside its program, and in all."""
 
     replayed: ReplayedStep
+    beside: float
     seconds: float
 
 
@@ -95,7 +99,6 @@ def time_host(
     config: DecodingConfig,
     lengths: Sequence[int],
     max_new_tokens: int,
-    latencies: Mapping[str, Latency],
     clock: Callable[[], float],
     *,
     seed: int = 0,
@@ -107,37 +110,35 @@ def time_host(
         config: How.
         lengths: Tokens of each prompt of a batch.
         max_new_tokens: Response length in tokens.
-        latencies: Of programs, by key of the plan; others are timed.
         clock: Seconds from any start.
         seed: Of the random tokens.
     """
     prompts = _random_prompts(engine, lengths, seed)
     _decode(engine, config, prompts, max_new_tokens, clock)
     runs: list[list[Step]] = []
-    wholes: list[float] = []
-    while len(runs) < _FEWEST_RUNS or (len(runs) < _MOST_RUNS and sum(wholes) < _LONGEST):
-        runs.append(_decode(engine, config, prompts, max_new_tokens, clock))
-        begun = clock()
-        engine.generate(prompts, config=config, max_new_tokens=max_new_tokens, batch=len(prompts))
-        wholes.append(clock() - begun)
-    known = dict(latencies)
-    missing = {step.plan.key: step.plan for step, _ in runs[0] if step.plan.key not in known}
-    known |= time_plans(engine, list(missing.values()), clock, rounds=3)
+    calls: list[float] = []
+    spent = 0.0
+    while len(runs) < _FEWEST_RUNS or (len(runs) < _MOST_RUNS and spent < _LONGEST):
+        steps, call = _decode(engine, config, prompts, max_new_tokens, clock)
+        runs.append(steps)
+        calls.append(call)
+        spent += call + sum(step.seconds for step in steps)
     # Each run has the same steps: of each, the middle one of its times.
     steps = [
-        Step(same[0].replayed, median(step.seconds for step in same))
+        Step(
+            same[0].replayed,
+            median(step.beside for step in same),
+            median(step.seconds for step in same),
+        )
         for same in zip(*runs, strict=True)
     ]
-    fitted, error = _fit(steps, known)
-    beside = [
-        whole - sum(step.seconds for step in run) for whole, run in zip(wholes, runs, strict=True)
-    ]
+    fitted, error = _fit(steps)
     return HostCost(
         n=len(steps),
         step=fitted[0],
         row=fitted[1],
         gather=fitted[2],
-        call=max(0.0, median(beside)),
+        call=median(calls),
         error=error,
     )
 
@@ -155,18 +156,53 @@ def _decode(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     clock: Callable[[], float],
-) -> list[Step]:
-    """Every step with its time."""
+) -> tuple[list[Step], float]:
+    """The first steps, each with its times, and what the call takes besides them.
+
+    Programs are timed within the steps: the speed of a machine drifts by more than what is left
+    beside them.
+    """
+    begun = clock()
     pool, states = engine.open(prompts, config, max_new_tokens)
-    seconds = []
-    while True:
-        begun = clock()
-        if engine.step(pool, states) is None:
-            break
+    call = clock() - begun
+    seconds: list[tuple[float, float]] = []
+    with _timed_programs(engine, clock) as within:
+        while len(seconds) < _MOST_STEPS:
+            within.clear()
+            begun = clock()
+            if engine.step(pool, states) is None:
+                break
+            _synchronise(engine.device)
+            whole = clock() - begun
+            seconds.append((max(whole - sum(within), 0.0), whole))
+    begun = clock()
+    if engine.package.tokenizer is not None:
+        for state in states:
+            engine.decode([t for t in state.output if t != engine.spec.mask_id])
+    call += clock() - begun
+    replayed = replay([state.needs for state in states], engine.programs)
+    return [Step(s, *times) for s, times in zip(replayed, seconds, strict=True)], call
+
+
+@contextlib.contextmanager
+def _timed_programs(engine: Engine, clock: Callable[[], float]) -> Iterator[list[float]]:
+    """The seconds that programs run for, as long as this lasts."""
+    found: list[float] = []
+    run = engine.programs.run
+
+    def timed(plan: StepPlan, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         _synchronise(engine.device)
-        seconds.append(clock() - begun)
-    steps = replay([state.needs for state in states], engine.programs)
-    return [Step(step, s) for step, s in zip(steps, seconds, strict=True)]
+        begun = clock()
+        result = run(plan, inputs)
+        _synchronise(engine.device)
+        found.append(clock() - begun)
+        return result
+
+    engine.programs.run = timed  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        engine.programs.run = run  # type: ignore[method-assign]
 
 
 def features(step: ReplayedStep) -> tuple[float, float, float]:
@@ -175,23 +211,22 @@ def features(step: ReplayedStep) -> tuple[float, float, float]:
     return 1.0, rows, step.gathered * step.sequences * step.plan.slots
 
 
-def _fit(steps: Sequence[Step], latencies: Mapping[str, Latency]) -> tuple[list[float], float]:
-    """Least squares of what programs do not explain, without negative coefficients."""
-    matrix = np.array([features(step) for step, _ in steps])
-    programs = np.array([latencies[step.plan.key].median for step, _ in steps])
-    total = np.array([seconds for _, seconds in steps])
-    # Relative errors: short steps are many.
-    wanted, weighted = (total - programs) / total, matrix / total[:, None]
+def _fit(steps: Sequence[Step]) -> tuple[list[float], float]:
+    """Least squares of what is beside the programs, without negative coefficients."""
+    matrix = np.array([features(step.replayed) for step in steps])
+    beside, total = (np.array([getattr(s, name) for s in steps]) for name in ("beside", "seconds"))
     kept = list(range(matrix.shape[1]))
     solution = np.zeros(matrix.shape[1])
+    # Relative to whole steps: short ones are many.
+    weighted = matrix / total[:, None]
     while kept:
-        found = np.linalg.lstsq(weighted[:, kept], wanted, rcond=None)[0]
+        found = np.linalg.lstsq(weighted[:, kept], beside / total, rcond=None)[0]
         if (found >= 0).all():
             solution[kept] = found
             break
         kept.pop(int(found.argmin()))
-    said = matrix @ solution + programs
-    return [float(value) for value in solution], float(np.median(np.abs(said / total - 1)))
+    error = np.median(np.abs(matrix @ solution - beside) / total)
+    return [float(value) for value in solution], float(error)
 
 
 def _synchronise(device: torch.device) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from dllmc.autotune import noninferiority
+from dllmc.autotune._front import verdict_key
 from dllmc.autotune.evaluator import as_json, batches
 from dllmc.autotune.report import ReportRow
 from dllmc.autotune.retiming import tokens_per_second
@@ -22,6 +23,7 @@ from dllmc.tuning_db import (
     outcomes_digest,
     split_digest,
 )
+from dllmc.tuning_db.verdicts import StoredVerdict, VerdictStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +99,37 @@ def make_record(
             noise_floor=pilot.noise_floor,
             margin=job.settings.margin,
         ),
+    )
+
+
+def keep_verdicts(job: Job, done: Confirmation, started: str) -> None:
+    """File what the confirm prompts said, for whoever asks on another machine."""
+    kept = verdict_key(job.evaluator.key, job.task.name)
+    found = [_stored(job, done, verdict, started) for verdict in done.verdicts if verdict.n]
+    if found:
+        VerdictStore(job.store).save(kept, job.study.study_name, found)
+
+
+def _stored(job: Job, done: Confirmation, verdict: Verdict, started: str) -> StoredVerdict:
+    ids = [name for batch in done.prompts for name in batch.ids][: verdict.n]
+    quality = _quality(job, done, verdict)
+    return StoredVerdict(
+        config=as_json(verdict.config),
+        seed=done.seed,
+        study=job.study.study_name,
+        margin=job.settings.margin,
+        n=verdict.n,
+        wins=verdict.wins,
+        losses=verdict.losses,
+        reference_right=round(quality.reference_value * verdict.n),
+        lower_bound=verdict.lower_bound,
+        p_value=verdict.p_value,
+        passed=verdict.passed,
+        test=quality.test,
+        metric=quality.metric,
+        split_sha256=split_digest(ids),
+        outcomes_sha256=quality.outcomes_sha256,
+        started=started,
     )
 
 

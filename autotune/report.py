@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dllmc.autotune.job import describe
+from dllmc.autotune.prediction import median_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from dllmc.autotune.confirm import Verdict
+    from dllmc.autotune.prediction import Prediction
     from dllmc.policies.config import DecodingConfig
 
 
@@ -66,6 +68,7 @@ class TuningReport:
         path: File of the record.
         study: Name of the Optuna study.
         storage: File of the Optuna study.
+        predictions: Predicted beside measured speeds of the short list, where there was time.
         notes: What else is worth knowing, one line each.
     """
 
@@ -85,6 +88,7 @@ class TuningReport:
     path: Path
     study: str
     storage: Path
+    predictions: list[Prediction]
     notes: list[str]
 
     def row(self, name: str) -> ReportRow | None:
@@ -126,6 +130,9 @@ class TuningReport:
         for verdict, tested in zip(value["verdicts"], self.verdicts, strict=True):
             verdict["config"] = tested.config.model_dump(mode="json")
             verdict["difference"] = tested.difference
+        for item, predicted in zip(value["predictions"], self.predictions, strict=True):
+            item["config"] = predicted.config.model_dump(mode="json")
+            item["error"] = predicted.error
         return value | {"path": str(self.path), "storage": str(self.storage)}
 
     def _lines(self) -> list[str]:
@@ -149,4 +156,10 @@ class TuningReport:
             f"{counts} trials in {self.spent:.0f} s; smallest margin confirmable "
             f"{self.smallest_margin:.3f}; timing noise {self.noise_floor:.1%}"
         )
+        error = median_error(self.predictions)
+        if error is not None:
+            lines.append(
+                f"speeds of {len(self.predictions)} configurations predicted from their steps: "
+                f"median error {error:.1%}"
+            )
         return [*lines, *self.notes, f"record {self.record} in {self.path}"]

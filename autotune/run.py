@@ -15,9 +15,10 @@ from dllmc.autotune.budget import Budget, BudgetSpentError, parse_budget
 from dllmc.autotune.confirm import baseline_passes, confirm
 from dllmc.autotune.evaluator import Evaluator, batches
 from dllmc.autotune.job import PROTOCOL, Job, Settings
+from dllmc.autotune.prediction import check_predictions
 from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
 from dllmc.autotune.progress import rich_progress, silent
-from dllmc.autotune.publish import make_record, report_rows, smallest_batch
+from dllmc.autotune.publish import keep_verdicts, make_record, report_rows, smallest_batch
 from dllmc.autotune.report import TuningReport
 from dllmc.autotune.retiming import time_finalists
 from dllmc.autotune.search import search
@@ -170,6 +171,7 @@ def _run(job: Job, storage: Path) -> TuningReport:
         least = smallest_batch(job, pilot, done.winner.candidate.config, job.evaluator.at_batch(1))
     record = make_record(job, pilot, done, started=started, smallest_batch=least)
     path = job.store.put(record)
+    keep_verdicts(job, done, started)
     config = SAFE if done.winner is None else done.winner.candidate.config
     return TuningReport(
         task=job.task.name,
@@ -188,6 +190,7 @@ def _run(job: Job, storage: Path) -> TuningReport:
         path=path,
         study=job.study.study_name,
         storage=storage,
+        predictions=check_predictions(job, pilot, timed),
         notes=_notes(job, record),
     )
 

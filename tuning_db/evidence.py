@@ -21,7 +21,7 @@ from dllmc.tuning_db.record import Config, Part, Workload
 from dllmc.tuning_db.store import EVIDENCE, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 PlanRuns = tuple[tuple[str, int], ...]
@@ -164,6 +164,18 @@ class EvidenceStore:
         except ValidationError:
             found = None
         return found if found is not None and found.key == key else QualityEvidence(key=key)
+
+    def every_quality(self, weights_sha256: str) -> Iterator[QualityEvidence]:
+        """What is known of the answers of these weights, of every configuration and task."""
+        folder = self._store.folder / EVIDENCE / "quality" / weights_sha256[:16]
+        for path in sorted(folder.glob("*.json")):
+            value = _read(path)
+            try:
+                found = QualityEvidence.model_validate(value)
+            except ValidationError:
+                continue
+            if found.key.weights_sha256 == weights_sha256:
+                yield found
 
     def save_quality(self, evidence: QualityEvidence) -> None:
         """Write `evidence`, with what others have written for the same key meanwhile.

@@ -59,8 +59,8 @@ class HostCost(Part):
         row: Per step and row with statistics, over all sequences.
         gather: Per step whose caches are gathered, and slot of each of its sequences.
         call: Per batch of prompts.
-        error: Median of the relative differences between the steps' times and what is said of
-            them, programs included.
+        error: Median difference between what is said of a step and what it took, as a share of
+            the whole step.
     """
 
     n: int = Field(gt=0)

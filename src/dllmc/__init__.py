@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dllmc import reference as reference
-    from dllmc.autotune import TuningReport
+    from dllmc.autotune import RetargetReport, TuningReport
     from dllmc.compiler import CompiledModel
     from dllmc.compiler.explain import Explanation
     from dllmc.models import LoadedModel
@@ -92,6 +92,7 @@ __all__ = [
     "load",
     "load_model",
     "reference",
+    "retarget",
     "tune",
 ]
 
@@ -263,3 +264,20 @@ def tune(engine: Engine, task: str, **options: Any) -> TuningReport:
     from dllmc import autotune
 
     return autotune.tune(engine, task, **options)
+
+
+def retarget(engine: Engine, task: str, **options: Any) -> RetargetReport:
+    """Say how to decode `task` fast here from what `tune` has learnt elsewhere.
+
+    Args:
+        engine: From `load` or `CompiledModel.engine`.
+        task: Name of a task or path of a JSONL file.
+        options: Of `dllmc.autotune.retarget`: `margin`, `budget`, `db` and others.
+
+    Raises:
+        TaskError: There is no such task.
+        TuningError: No job has left evidence for it.
+    """
+    from dllmc import autotune
+
+    return autotune.retarget(engine, task, **options)
