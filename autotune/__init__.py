@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dllmc.autotune.progress import Progress, rich_progress
-from dllmc.autotune.report import ReportRow, TuningReport
+from dllmc.autotune.report import ReportRow, TuningReport, WorkerReport
 from dllmc.autotune.retarget import retarget
 from dllmc.autotune.retarget_report import RetargetReport
-from dllmc.autotune.run import tune
+from dllmc.autotune.run import help_tune, tune
 from dllmc.autotune.space import SearchSpace, search_space
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "RetargetReport",
     "SearchSpace",
     "TuningReport",
+    "WorkerReport",
+    "help_tune",
     "retarget",
     "rich_progress",
     "search_space",

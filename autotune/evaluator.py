@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -205,6 +206,7 @@ class Evaluator:
             against_seconds=against_seconds,
             tokens=tokens,
             phase=phase,
+            id=uuid.uuid4().hex[:16],
         )
         evidence = self._speed_of(config)
         evidence.pairs.append(pair)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from dllmc.autotune.budget import Budget
     from dllmc.autotune.evaluator import Batch, Evaluator
+    from dllmc.autotune.liveness import Watch
     from dllmc.autotune.progress import Callback, Part
     from dllmc.autotune.space import SearchSpace
     from dllmc.policies.config import DecodingConfig
@@ -73,7 +74,23 @@ class Pilot:
 
 @dataclass(slots=True)
 class Job:
-    """A tuning job under way."""
+    """A tuning job under way.
+
+    Attributes:
+        settings: What the user asked for.
+        task: What judges.
+        space: What is searched.
+        evaluator: What decodes.
+        study: The trials.
+        store: Where records go.
+        budget: The clock.
+        callback: Who is told.
+        storage: Of the study, for people.
+        session: Of this process.
+        watch: On the sessions of others.
+        helps: Whether another process brings the job to its end.
+        best: Highest speed so far as a multiple of the baseline's, quality permitting.
+    """
 
     settings: Settings
     task: Task
@@ -83,6 +100,10 @@ class Job:
     store: Store
     budget: Budget
     callback: Callback
+    storage: str
+    session: str
+    watch: Watch
+    helps: bool = False
     best: float | None = None
     _saved: float = field(default=-1.0)
 
@@ -94,11 +115,13 @@ class Job:
         self.callback(
             Progress(part, done, total, spent, self.budget.total, self.best, message=message)
         )
-        if spent - self._saved >= 1:
+        if spent - self._saved >= 1 and not self.helps:
             self.save_spent()
 
     def save_spent(self) -> None:
-        """Note the time spent."""
+        """Note the time spent, if the job's clock is this process's."""
+        if self.helps:
+            return
         self._saved = self.budget.spent
         self.study.set_user_attr("spent", self._saved)
 

@@ -46,6 +46,31 @@ class ReportRow:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a process did that helped with a job.
+
+    Attributes:
+        task: Name of the task.
+        study: Name of the Optuna study.
+        storage: Of the study, without a password.
+        trials: Configurations that it evaluated.
+        spent: Seconds.
+    """
+
+    task: str
+    study: str
+    storage: str
+    trials: int
+    spent: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task}: evaluated {self.trials} configurations of study {self.study} in "
+            f"{self.storage}, in {self.spent:.0f} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class TuningReport:
     """The outcome of `dllmc.tune`.
 
@@ -67,7 +92,7 @@ class TuningReport:
         record: Id of the record.
         path: File of the record.
         study: Name of the Optuna study.
-        storage: File of the Optuna study.
+        storage: Of the Optuna study, without a password.
         predictions: Predicted beside measured speeds of the short list, where there was time.
         notes: What else is worth knowing, one line each.
     """
@@ -87,7 +112,7 @@ class TuningReport:
     record: str
     path: Path
     study: str
-    storage: Path
+    storage: str
     predictions: list[Prediction]
     notes: list[str]
 
@@ -133,7 +158,7 @@ class TuningReport:
         for item, predicted in zip(value["predictions"], self.predictions, strict=True):
             item["config"] = predicted.config.model_dump(mode="json")
             item["error"] = predicted.error
-        return value | {"path": str(self.path), "storage": str(self.storage)}
+        return value | {"path": str(self.path)}
 
     def _lines(self) -> list[str]:
         lines = []

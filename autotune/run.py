@@ -15,17 +15,19 @@ from dllmc.autotune.budget import Budget, BudgetSpentError, parse_budget
 from dllmc.autotune.confirm import baseline_passes, confirm
 from dllmc.autotune.evaluator import Evaluator, batches
 from dllmc.autotune.job import PROTOCOL, Job, Settings
+from dllmc.autotune.liveness import Session, Watch
 from dllmc.autotune.prediction import check_predictions
 from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
 from dllmc.autotune.progress import rich_progress, silent
 from dllmc.autotune.publish import keep_verdicts, make_record, report_rows, smallest_batch
-from dllmc.autotune.report import TuningReport
+from dllmc.autotune.report import TuningReport, WorkerReport
 from dllmc.autotune.retiming import time_finalists
 from dllmc.autotune.search import search
 from dllmc.autotune.shortlist import shortlist
 from dllmc.autotune.sizing import finalists
 from dllmc.autotune.space import search_space
-from dllmc.autotune.study import open_study, storage_path
+from dllmc.autotune.storage import parse_storage
+from dllmc.autotune.study import open_study
 from dllmc.policies.config import SAFE
 from dllmc.runtime.records import key_of
 from dllmc.spec import TuningError
@@ -33,7 +35,7 @@ from dllmc.tasks import get_task
 from dllmc.tuning_db import EvidenceStore, Store, default_root, list_records, split_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import optuna
@@ -85,8 +87,8 @@ def tune(
             `90s` or `10m`; None for as long as the trials take.
         trials: Configurations to evaluate at most; None leaves it to the budget.
         db: Tuning database; None takes the one that `engine` looks records up in.
-        storage: SQLite file or `sqlite:///` URL of the Optuna study; None stands next to the
-            database.
+        storage: Of the Optuna study, see `dllmc.autotune.storage`; None is an SQLite file next to
+            the database. Where several processes work on a job, the database is shared too.
         batch: Prompts decoded together.
         max_new_tokens: Response length in tokens; None takes the task's.
         seed: Of search and prompts; another seed is another job, with fresh prompts where the
@@ -102,6 +104,62 @@ def tune(
             work on the same job.
         TuningDatabaseError: The database is of a newer version or cannot be written.
     """
+    with _job(
+        engine,
+        task,
+        margin=margin,
+        budget=budget,
+        trials=trials,
+        db=db,
+        storage=storage,
+        batch=batch,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        space=space,
+        progress=progress,
+        clock=clock,
+    ) as job:
+        return _run(job)
+
+
+def help_tune(engine: Engine, task: str | Task, **options: Any) -> WorkerReport:
+    """Evaluate configurations of a job that `tune` brings to its end, here or elsewhere.
+
+    Returns when the search is over: the trials or the budget are used up, or the process that
+    runs `tune` goes on to confirm. It is killed without loss at any moment.
+
+    Args:
+        engine: As of the job: of another machine, software or execution it works on another job.
+        task: As of the job.
+        options: Of `tune`, as of the job; `budget` counts from now.
+
+    Raises:
+        TaskError: There is no such task, or its file is wrong.
+        TuningError: An argument is wrong, or the storage cannot be used.
+        TuningDatabaseError: The database is of a newer version or cannot be written.
+    """
+    with _job(engine, task, helps=True, **options) as job:
+        return _help(job)
+
+
+@contextlib.contextmanager
+def _job(
+    engine: Engine,
+    task: str | Task,
+    *,
+    helps: bool = False,
+    margin: float = 0.02,
+    budget: str | float | None = "10m",
+    trials: int | None = None,
+    db: Path | str | Store | None = None,
+    storage: Path | str | None = None,
+    batch: int = 16,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    space: Mapping[str, Any] | None = None,
+    progress: Callback | Literal["rich"] | None = "rich",
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Job]:
     seconds = parse_budget(budget)
     _check(margin, trials, batch, max_new_tokens)
     found = get_task(task) if isinstance(task, str) else task
@@ -120,10 +178,14 @@ def tune(
     allowed = search_space(engine.spec, length, space, same_programs=short)
     identity = _identity(engine, found, settings, allowed)
     name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
-    path = storage_path(storage or store.root / "studies.sqlite3")
+    where = storage or store.root / "studies.sqlite3"
     shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
-    with open_study(path, name, identity, seed) as study, shown as callback:
-        spent = float(study.user_attrs.get("spent", 0.0))
+    with (
+        open_study(where, name, identity, seed, alone=not helps) as study,
+        Session(study) as session,
+        shown as callback,
+    ):
+        spent = 0.0 if helps else float(study.user_attrs.get("spent", 0.0))
         job = Job(
             settings=settings,
             task=found,
@@ -140,14 +202,34 @@ def tune(
             store=store,
             budget=Budget(seconds, spent, clock),
             callback=callback,
+            storage=str(parse_storage(where)),
+            session=session.id,
+            watch=Watch(study),
+            helps=helps,
         )
         try:
-            return _run(job, path)
+            yield job
         finally:
             job.save_spent()
 
 
-def _run(job: Job, storage: Path) -> TuningReport:
+def _help(job: Job) -> WorkerReport:
+    try:
+        pilot = preflight(job)
+    except BudgetSpentError:
+        evaluated = 0
+    else:
+        evaluated = search(job, pilot, search_share(job, pilot))
+    return WorkerReport(
+        task=job.task.name,
+        study=job.study.study_name,
+        storage=job.storage,
+        trials=evaluated,
+        spent=job.budget.spent,
+    )
+
+
+def _run(job: Job) -> TuningReport:
     started = job.study.user_attrs.get("started")
     if started is None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -161,6 +243,7 @@ def _run(job: Job, storage: Path) -> TuningReport:
         ) from None
     until = search_share(job, pilot)
     search(job, pilot, until)
+    job.study.set_user_attr("searched", True)
     chosen = finalists(job, pilot, shortlist(job, pilot))
     timed = time_finalists(job, pilot, chosen, until + TIMING_SHARE)
     done = confirm(job, timed)
@@ -189,7 +272,7 @@ def _run(job: Job, storage: Path) -> TuningReport:
         record=record.id,
         path=path,
         study=job.study.study_name,
-        storage=storage,
+        storage=job.storage,
         predictions=check_predictions(job, pilot, timed),
         notes=_notes(job, record),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +15,7 @@ from dllmc.autotune.budget import BudgetSpentError
 from dllmc.autotune.job import describe
 from dllmc.autotune.racing import Race
 from dllmc.autotune.space import PRESETS
-from dllmc.autotune.study import requeue
+from dllmc.autotune.study import reap, requeue
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
 from dllmc.spec import ConfigError, PlanError
 
@@ -36,10 +38,13 @@ _REPEATS: Final = 25
 # Trials where neither the user nor the budget says how many.
 _DEFAULT_TRIALS: Final = 60
 
+# Seconds between two looks at what others do.
+_WAIT: Final = 0.2
+
 FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def search(job: Job, pilot: Pilot, until: float) -> None:
+def search(job: Job, pilot: Pilot, until: float) -> int:
     """Evaluate configurations until the trials, the space or the share of time are used up.
 
     Args:
@@ -47,18 +52,29 @@ def search(job: Job, pilot: Pilot, until: float) -> None:
         pilot: What the preflight found.
         until: Share of the budget after which no batch is started, unless nothing was found yet
             that could be confirmed.
+
+    Returns:
+        Trials that this process has evaluated.
     """
     _enqueue_presets(job)
     job.best = _best(job)
     total = job.settings.trials or (_DEFAULT_TRIALS if job.budget.total is None else None)
-    repeats = 0
+    repeats = evaluated = 0
     while repeats < _REPEATS:
+        reap(job.study, job.watch)
         done = len(job.study.get_trials(deepcopy=False, states=FINISHED))
         job.tell("search", done, total)
-        if total is not None and done >= total:
+        if (total is not None and done >= total) or (job.helps and _is_over(job)):
             break
+        if total is not None and done + _running(job) >= total:
+            # Others are at the last ones. One of them may die, and its trial is left to who waits.
+            if job.helps or job.budget.left(until) <= 0:
+                break
+            time.sleep(_WAIT)
+            continue
         before = job.evaluator.decoded
         trial = job.study.ask()
+        trial.set_user_attr("session", job.session)
         try:
             _run(job, pilot, trial, max(until, _LATEST) if job.best is None else until)
         except BudgetSpentError:
@@ -68,8 +84,20 @@ def search(job: Job, pilot: Pilot, until: float) -> None:
             requeue(job.study, trial.number)
             job.save_spent()
             raise
+        evaluated += 1
         repeats = repeats + 1 if job.evaluator.decoded == before else 0
     job.save_spent()
+    return evaluated
+
+
+def _is_over(job: Job) -> bool:
+    """Whether the process that brings the job to its end searches no more."""
+    return bool(job.study.user_attrs.get("searched"))
+
+
+def _running(job: Job) -> int:
+    """Trials that other processes are evaluating."""
+    return len(job.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
 
 
 def config_of(trial: optuna.trial.FrozenTrial) -> DecodingConfig:
@@ -95,17 +123,28 @@ def _run(job: Job, pilot: Pilot, trial: optuna.Trial, until: float) -> None:
         trial.set_user_attr("config", config.canonical_json())
         value = _evaluate(job, pilot, trial, config, until)
     except optuna.TrialPruned:
-        study.tell(trial.number, state=TrialState.PRUNED)
+        _tell(study, trial, state=TrialState.PRUNED)
     except (ConfigError, PlanError) as error:
         trial.set_user_attr("refused", str(error))
         trial.set_constraint("valid", 1.0)
-        study.tell(trial.number, state=TrialState.PRUNED)
+        _tell(study, trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial.number, value)
+        _tell(study, trial, value)
         feasible = trial.constraints["quality"] <= 0 and config != QUALITY_REFERENCE
         if feasible and math.exp(value) > (job.best or 0.0):
             job.best = math.exp(value)
             job.tell("search", trial.number, message=f"{job.best:.2f}x  {describe(config)}")
+
+
+def _tell(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    value: float | None = None,
+    state: TrialState | None = None,
+) -> None:
+    """End `trial`, unless others have taken this process for dead and ended it before."""
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
+        study.tell(trial.number, value, state)
 
 
 def _evaluate(

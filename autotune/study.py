@@ -4,67 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
+import time
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import optuna
-import sqlalchemy
 from optuna.trial import TrialState
 
+from dllmc.autotune.liveness import Watch
+from dllmc.autotune.storage import Storage, connect, parse_storage
 from dllmc.spec import TuningError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
-_SQLITE = "sqlite:///"
-
-
-def storage_path(storage: str | Path) -> Path:
-    """The file of a storage given as path or as `sqlite:///` URL.
-
-    Raises:
-        TuningError: It is a URL of another kind.
-    """
-    text = str(storage)
-    if text.startswith(_SQLITE):
-        return Path(text.removeprefix(_SQLITE))
-    if "://" in text:
-        raise TuningError(
-            f"`storage`={text!r} is not supported; give the path of an SQLite file or a "
-            f"{_SQLITE} URL"
-        )
-    return Path(text).expanduser()
+# Processes that begin a study at once may each make its tables; all but one try again.
+_TRIES: Final = 6
 
 
 @contextlib.contextmanager
 def open_study(
-    storage: str | Path, name: str, identity: Mapping[str, Any], seed: int
+    storage: str | Path,
+    name: str,
+    identity: Mapping[str, Any],
+    seed: int,
+    *,
+    alone: bool = True,
 ) -> Iterator[optuna.Study]:
-    """The study called `name`, new or resumed, for this process alone.
+    """The study called `name`, new or resumed.
 
     What a dead process was evaluating is queued again.
 
     Args:
-        storage: Path or URL of an SQLite file.
+        storage: See `dllmc.autotune.storage`.
         name: Of the study.
         identity: What the job depends on; a study of the same name must have the same.
         seed: Of the sampler.
+        alone: Whether this process is the one that brings the job to its end, of which there is
+            one at a time. Any number of others may work on it beside.
 
     Raises:
         TuningError: The storage cannot be used, holds another study of this name, or another
-            process is at work on it.
+            process brings it to its end.
     """
-    path = storage_path(storage)
-    with _quiet(), _alone(path, name):
-        try:
-            study = _load(path, name, seed)
-        except (RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise TuningError(
-                f"`storage` {path} cannot be used ({reason}); name another with --storage"
-            ) from error
+    where = parse_storage(storage)
+    with _quiet(), _lock(where, name) if alone else contextlib.nullcontext():
+        study = _load(where, name, seed)
         known = study.user_attrs.get("identity")
         if known is None and not study.trials:
             study.set_user_attr("identity", dict(identity))
@@ -72,57 +58,92 @@ def open_study(
             keys = set(identity) | set(known or {})
             different = sorted(k for k in keys if (known or {}).get(k) != identity.get(k))
             raise TuningError(
-                f"study `{name}` in {path} is of another job (different: {', '.join(different)}); "
-                "name another --storage"
+                f"study `{name}` in {where} is of another job (different: "
+                f"{', '.join(different)}); name another --storage"
             )
-        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            requeue(study, trial.number)
+        reap(study, Watch(study))
         yield study
 
 
-def _open(path: Path) -> optuna.storages.BaseStorage:
-    return optuna.storages.RDBStorage(
-        f"{_SQLITE}{path}", engine_kwargs={"connect_args": {"factory": _Connection}}
-    )
+def reap(study: optuna.Study, watch: Watch) -> int:
+    """Queue again what dead processes were evaluating; returns how many."""
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    alive = watch.alive() if running else set()
+    dead = [
+        trial.number
+        for trial in running
+        if watch.is_orphan(trial.number, trial.user_attrs.get("session"), alive)
+    ]
+    return sum(requeue(study, number) for number in dead)
 
 
-def _load(path: Path, name: str, seed: int) -> optuna.Study:
-    study = optuna.create_study(
-        storage=_open(path), study_name=name, direction="maximize", load_if_exists=True
-    )
-    # A sampler seeded alike would draw in a resumed study what it drew in the first run.
+def requeue(study: optuna.Study, number: int) -> bool:
+    """End a trial without a result and queue it again; its evidence shortens the second try.
+
+    Returns whether it was done; not, where another process has been faster.
+    """
+    trial = study.get_trials(deepcopy=False)[number]
+    parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    attributes = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
+    try:
+        study.tell(number, state=TrialState.FAIL)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        return False
+    study.enqueue_trial(parameters, user_attrs={**attributes, "retry_of": number})
+    return True
+
+
+def _open(storage: Storage) -> optuna.storages.BaseStorage:
+    return connect(storage)
+
+
+def _load(storage: Storage, name: str, seed: int) -> optuna.Study:
+    path = storage.path
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(storage, error) from error
+    for left in reversed(range(_TRIES)):
+        try:
+            study = optuna.create_study(
+                storage=_open(storage), study_name=name, direction="maximize", load_if_exists=True
+            )
+            break
+        except TuningError:
+            if not left or storage.kind == "grpc":
+                raise
+        except Exception as error:
+            if not left:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                raise TuningError(
+                    f"`storage` {storage} cannot be used ({reason}); name another with --storage"
+                ) from error
+        time.sleep(0.1)
+    # A sampler seeded alike would draw in a resumed study, or in another process, what it drew
+    # before.
+    drawn = len(study.trials) + sum(key.startswith("alive:") for key in study.user_attrs)
     study.sampler = optuna.samplers.TPESampler(
-        multivariate=True, group=True, constant_liar=True, seed=seed + len(study.trials)
+        multivariate=True, group=True, constant_liar=True, seed=seed + drawn
     )
     return study
 
 
-class _Connection(sqlite3.Connection):
-    """Without a synchronised file per transaction: 30 trials take 2.2 s instead of 6.6 s.
-
-    What a killed process had committed is kept; a loss of power may cost the last trials, but
-    none of their evidence.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.execute("PRAGMA journal_mode=WAL")
-        self.execute("PRAGMA synchronous=NORMAL")
-
-
-def requeue(study: optuna.Study, number: int) -> None:
-    """End a trial without a result and queue it again; its evidence shortens the second try."""
-    trial = study.get_trials(deepcopy=False)[number]
-    parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    attributes = {key: trial.user_attrs[key] for key in ("preset",) if key in trial.user_attrs}
-    study.tell(number, state=TrialState.FAIL)
-    study.enqueue_trial(parameters, user_attrs=attributes)
+def _unwritable(storage: Storage, error: OSError) -> TuningError:
+    return TuningError(
+        f"`storage` {storage} cannot be written ({error.strerror}); name another with --storage"
+    )
 
 
 @contextlib.contextmanager
-def _alone(path: Path, name: str) -> Iterator[None]:
-    """Hold a lock that the system releases however the process ends."""
-    if os.name != "posix":
+def _lock(storage: Storage, name: str) -> Iterator[None]:
+    """Hold a lock that the system releases however the process ends.
+
+    On a server nothing holds it: there, two processes that bring one job to its end do the same
+    work twice and come to the same record.
+    """
+    path = storage.path
+    if os.name != "posix" or path is None:
         yield
         return
     import fcntl
@@ -131,16 +152,14 @@ def _alone(path: Path, name: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.{name}.lock").open("w")
     except OSError as error:
-        raise TuningError(
-            f"`storage` {path} cannot be written ({error.strerror}); name another with --storage"
-        ) from error
+        raise _unwritable(storage, error) from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise TuningError(
-                f"another process is at work on study `{name}` in {path}; wait for it, or give "
-                "another seed or --storage"
+                f"another process is at work on study `{name}` in {storage}; wait for it, help it "
+                "with --worker, or give another seed or --storage"
             ) from None
         yield
 

@@ -34,8 +34,15 @@ def command(
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="Where records go; the user's database.")] = None,
     storage: Annotated[
-        str | None, typer.Option(help="SQLite file of the search; next to the database.")
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Of the search: an SQLite file, journal:///PATH, postgresql://, grpc://HOST:PORT.",
+        ),
     ] = None,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Help with the search of the same command elsewhere.")
+    ] = False,
     into_artifact: Annotated[
         bool, typer.Option("--into-artifact", help="Put the records into ART too.")
     ] = False,
@@ -49,26 +56,33 @@ def command(
         raise UsageError(
             f"`--into-artifact` needs an artifact, and `{art}` is a model; compile it"
         )
+    if into_artifact and worker:
+        raise UsageError(
+            "`--worker` writes no record, so `--into-artifact` belongs to the command without it"
+        )
     from dllmc import autotune
     from dllmc.tasks import get_task
 
     tasks = [get_task(name) for name in task]
     engine = open_engine(art, backend=backend, device=device, database=db)
+    options: dict[str, Any] = {
+        "margin": margin,
+        "budget": budget,
+        "trials": trials,
+        "db": db,
+        "storage": storage,
+        "batch": batch,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "space": _read_space(space or ()),
+    }
+    if worker:
+        for one in tasks:
+            say(str(autotune.help_tune(engine, one, **options)))
+        return
     reports = []
     for one in tasks:
-        report = autotune.tune(
-            engine,
-            one,
-            margin=margin,
-            budget=budget,
-            trials=trials,
-            db=db,
-            storage=storage,
-            batch=batch,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            space=_read_space(space or ()),
-        )
+        report = autotune.tune(engine, one, **options)
         reports.append(report)
         if not json:
             output().print(report.render())

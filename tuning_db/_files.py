@@ -11,7 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 # 24 hexadecimal digits are 96 bits: two of a billion records collide once in 10^11 databases.
@@ -58,6 +58,28 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
             os.unlink(name)
         raise
     _synchronise_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep others out who unite what they know with the file `path` and write it.
+
+    Readers are not kept out, and the file is whole at any time without it. Where files cannot be
+    locked, two who write at once may lose what one of them has learnt, and learn it again.
+    """
+    try:
+        import fcntl
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One for the folder: a lock per file would double their number.
+        lock = (path.parent / ".lock").open("w")
+    except (ImportError, OSError):
+        yield
+        return
+    with lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _synchronise_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from pydantic import Field, ValidationError
 
 from dllmc.spec import HardwareKey  # noqa: TC001 - pydantic reads it at run time
-from dllmc.tuning_db._files import digest, folder_name, short_id
+from dllmc.tuning_db._files import digest, folder_name, locked, short_id
 from dllmc.tuning_db.record import Config, Part, Workload
 from dllmc.tuning_db.store import EVIDENCE, Store
 
@@ -123,6 +123,7 @@ class Pair(Part):
         against_seconds: Of the other.
         tokens: Response tokens that this configuration gave.
         phase: `search`, or `final` where selection can no longer favour lucky timings.
+        id: Unique; empty in files of earlier versions.
     """
 
     batch: str
@@ -131,6 +132,7 @@ class Pair(Part):
     against_seconds: float = Field(gt=0)
     tokens: int = Field(ge=0)
     phase: Phase
+    id: str = ""
 
     @property
     def ratio(self) -> float:
@@ -144,6 +146,15 @@ class SpeedEvidence(Part):
     schema_version: Literal[1] = 1
     key: SpeedKey
     pairs: list[Pair] = Field(default_factory=list)
+
+    def absorb(self, other: Self) -> None:
+        """Take up timings of `other` that are not known here."""
+        known = {pair.id for pair in self.pairs if pair.id}
+        # Those without an id are as they were read, by whoever read them.
+        old = len([pair for pair in self.pairs if not pair.id])
+        theirs = [pair for pair in other.pairs if not pair.id][old:]
+        self.pairs.extend(theirs)
+        self.pairs.extend(p for p in other.pairs if p.id and p.id not in known)
 
 
 class EvidenceStore:
@@ -183,8 +194,10 @@ class EvidenceStore:
         Raises:
             TuningDatabaseError: The database cannot be written.
         """
-        evidence.absorb(self.quality(evidence.key))
-        self._store.write(self.quality_path(evidence.key), evidence.model_dump(mode="json"))
+        path = self.quality_path(evidence.key)
+        with locked(path):
+            evidence.absorb(self.quality(evidence.key))
+            self._store.write(path, evidence.model_dump(mode="json"))
 
     def speed(self, key: SpeedKey) -> SpeedEvidence:
         """The timings under `key`."""
@@ -196,12 +209,15 @@ class EvidenceStore:
         return found if found is not None and found.key == key else SpeedEvidence(key=key)
 
     def save_speed(self, evidence: SpeedEvidence) -> None:
-        """Write `evidence`.
+        """Write `evidence`, with what others have written for the same key meanwhile.
 
         Raises:
             TuningDatabaseError: The database cannot be written.
         """
-        self._store.write(self.speed_path(evidence.key), evidence.model_dump(mode="json"))
+        path = self.speed_path(evidence.key)
+        with locked(path):
+            evidence.absorb(self.speed(evidence.key))
+            self._store.write(path, evidence.model_dump(mode="json"))
 
     def quality_path(self, key: QualityKey) -> Path:
         """The file of `key`, whether it is there or not."""

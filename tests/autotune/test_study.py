@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from dllmc.autotune.study import open_study, storage_path
+from dllmc.autotune.study import open_study
 from dllmc.spec import TuningError
 
 if TYPE_CHECKING:
@@ -124,9 +124,3 @@ def test_a_storage_of_another_optuna_is_refused(tmp_path: Path) -> None:
         connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
     with pytest.raises(TuningError, match="cannot be used"), open_study(path, "s", IDENTITY, 0):
         pass
-
-
-@pytest.mark.parametrize("url", ["postgresql://host/db", "redis://x", "journal:///a"])
-def test_other_storages_are_refused_by_name(url: str) -> None:
-    with pytest.raises(TuningError, match="is not supported; give the path of an SQLite file"):
-        storage_path(url)

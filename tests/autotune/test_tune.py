@@ -199,7 +199,7 @@ def test_records_go_where_the_engine_looks_for_them(tmp_path: Path) -> None:
     engine = PlantedEngine(database=tmp_path / "mine")
     report = tune(engine, "copy", trials=2, budget=None, batch=64, progress=None)
     assert report.path.is_relative_to(tmp_path / "mine")
-    assert report.storage == tmp_path / "mine" / "studies.sqlite3"
+    assert report.storage == str(tmp_path / "mine" / "studies.sqlite3")
 
 
 def test_another_seed_margin_or_machine_is_another_job(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_file_with_too_few_prompts_says_how_many_are_needed(tmp_path: Path) ->
         ({"trials": 0}, "`trials`=0 must be at least 1"),
         ({"batch": 0}, "`batch`=0 must be at least 1"),
         ({"max_new_tokens": -1}, "`max_new_tokens`=-1 must be at least 1"),
-        ({"storage": "postgresql://host/db"}, "is not supported; give the path of an SQLite"),
+        ({"storage": "mysql://host/db"}, "is not supported; give the path of an SQLite"),
         ({"space": {"comit": "quota"}}, "`space` has no knob `comit`"),
     ],
 )

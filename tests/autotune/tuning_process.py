@@ -1,4 +1,4 @@
-"""A tuning job in a process of its own, to be killed: DATABASE LOG."""
+"""A tuning job in a process of its own, to be killed: DATABASE LOG [STORAGE [worker]]."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from pathlib import Path
 
 from planted_world import SPACE, PlantedEngine
 
-from dllmc.autotune import tune
+from dllmc.autotune import help_tune, tune
 
 TRIALS = 14
 BATCH = 64
 
 
-def main(database: str, log: str) -> None:
+def main(database: str, log: str, storage: str | None = None, role: str = "") -> None:
     with Path(log).open("a", encoding="utf-8") as file:
 
         def write(config: str, prompts: list[str]) -> None:
             file.write(json.dumps([config, prompts]) + "\n")
             file.flush()
 
-        engine = PlantedEngine(pause=0.002, log=write)
-        report = tune(
+        # Helpers are slower, so that there is time to kill them.
+        engine = PlantedEngine(pause=0.05 if role else 0.002, log=write)
+        work = help_tune if role else tune
+        report = work(
             engine,
             "copy",
             budget=None,
             trials=TRIALS,
             batch=BATCH,
             db=database,
+            storage=storage,
             space=SPACE,
             progress=None,
             clock=engine.clock,
         )
-    print(json.dumps(report.to_json()))
+    print(str(report) if role else json.dumps(report.to_json()))
 
 
 if __name__ == "__main__":
