@@ -6,6 +6,8 @@ referred to by name. `torch.export`'s own archive is not used: it falls back to 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,26 @@ def graph_to_json(module: GraphModule) -> dict[str, Any]:
             entry["cache_shape"] = list(node.meta["cache_shape"])
         nodes.append(entry)
     return {"nodes": nodes}
+
+
+def graph_digest(modules: Mapping[str, GraphModule]) -> str:
+    """SHA-256 of what graphs compute, whatever their nodes are called."""
+    found = []
+    for name, module in sorted(modules.items()):
+        nodes = graph_to_json(module)["nodes"]
+        number = {node["name"]: index for index, node in enumerate(nodes)}
+        found.append([name, [_renamed({**node, "name": ""}, number) for node in nodes]])
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _renamed(value: Any, number: Mapping[str, int]) -> Any:
+    if isinstance(value, list):
+        return [_renamed(item, number) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"node"}:
+        return {"node": number[value["node"]]}
+    return {key: _renamed(item, number) for key, item in value.items()}
 
 
 def graph_from_json(data: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> GraphModule:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from dllmc.artifact.graph import graph_digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,3 +50,14 @@ class Package:
     report: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     notices: str = ""
+
+    @functools.cached_property
+    def graph_sha256(self) -> str:
+        """Hash of what the graphs compute."""
+        return graph_digest(self.graphs)
+
+    @functools.cached_property
+    def passes_sha256(self) -> str:
+        """Hash of which passes made them, and how often each matched."""
+        passes = [[entry.get("name"), entry.get("matched")] for entry in self.report]
+        return hashlib.sha256(json.dumps(passes).encode()).hexdigest()

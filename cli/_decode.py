@@ -64,6 +64,7 @@ class Request:
         device: Where the runtime runs; None is a CPU.
         database: Folder of the tuning database; None is the user's.
         auxiliary: The autoregressive model that the configuration asks, as `subject`.
+        allow: Levels of records to apply besides those that are safe.
     """
 
     subject: str
@@ -77,6 +78,7 @@ class Request:
     device: str | None = None
     database: str | None = None
     auxiliary: str | None = None
+    allow: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,9 @@ def _choose(
     if config is not None:
         return Choice(config.replace(**changes), None, "GIVEN", ())
     batch = min(_BATCH, len(request.prompts))
-    found = choose_record(engine, task=task, batch=batch, max_new_tokens=length)
+    found = choose_record(
+        engine, task=task, batch=batch, max_new_tokens=length, allow=request.allow
+    )
     if not changes:
         return found
     names = " and ".join(f"`--{name}`" for name in changes)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from dllmc.tuning_db import Listed, Store
 
 app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="List, show, export, import and verify tuning records."
+    cls=Group,
+    no_args_is_help=True,
+    help="List, show, compare, export, import, merge, prune and verify tuning records.",
 )
 
 _ID_LENGTH = 24
@@ -32,9 +34,9 @@ def list_(
     json: _Json = False,
 ) -> None:
     """List records, those that come with dllmc included."""
-    from dllmc.tuning_db import layers, list_records
+    from dllmc.tuning_db import list_records
 
-    found = list_records(layers(db=db), task=task)
+    found = list_records(_layers(db), task=task)
     if json:
         print_json([{"layer": item.layer, **item.record.to_json()} for item in found])
         return
@@ -55,9 +57,9 @@ def show(
 ) -> None:
     """Show one record in full."""
     from dllmc.policies.config import DecodingConfig
-    from dllmc.tuning_db import find_record, layers
+    from dllmc.tuning_db import find_record
 
-    item = find_record(layers(db=db), record)
+    item = find_record(_layers(db), record)
     if json:
         print_json(item.record.to_json())
         return
@@ -97,6 +99,103 @@ def import_(
 
 
 @app.command()
+def diff(
+    one: Annotated[str, typer.Argument(help="Id, or its beginning.")],
+    other: Annotated[str, typer.Argument(help="Id, or its beginning.")],
+    db: _Database = None,
+    json: _Json = False,
+) -> None:
+    """Show in what two records differ."""
+    from dllmc.tuning_db import difference, find_record
+
+    layers = _layers(db)
+    found = difference(find_record(layers, one).record, find_record(layers, other).record)
+    if json:
+        print_json([item._asdict() for item in found])
+        return
+    shown = table("", "one", "other")
+    for item in found:
+        shown.add_row(item.name, *("" if v is None else str(v) for v in item[1:]))
+    output().print(shown if found else "the same")
+
+
+@app.command()
+def merge(
+    sources: Annotated[list[str], typer.Argument(help="Folders of other databases.")],
+    db: _Database = None,
+) -> None:
+    """Take records and evidence of other databases into this one; nothing is lost."""
+    from pathlib import Path
+
+    from dllmc.spec import TuningDatabaseError
+    from dllmc.tuning_db import Store
+    from dllmc.tuning_db import merge as merge_into
+
+    store = _open(db)
+    for name in sources:
+        if not Path(name).is_dir():
+            raise TuningDatabaseError(f"there is no database at `{name}`; give its folder")
+    for name in sources:
+        done = merge_into(store, Store(name, name="source", read_only=True))
+        say(
+            f"{name}: {len(done.records.written)} records, {done.outcomes} answers, {done.pairs} "
+            f"timings, {done.plans} latencies and verdicts of {done.verdicts} jobs were new"
+        )
+        for problem in done.records.skipped:
+            say(f"skipped: {problem}")
+
+
+@app.command()
+def prune(
+    db: _Database = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Do not keep them aside.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Move aside what no lookup uses: damaged, rejected and outdated records."""
+    from dllmc.tuning_db import prune as prune_store
+
+    store = _open(db)
+    done = prune_store(store, delete=delete, dry_run=dry_run)
+    for path, reason in done.files:
+        say(f"{path} {reason}")
+    what = "would go" if dry_run else "deleted" if delete else f"moved to {done.folder}"
+    say(f"{len(done.files)} files {what}" if done.files else "nothing to prune")
+
+
+@app.command()
+def why(
+    art: Annotated[str, typer.Argument(metavar="ART", help="An artifact, or a model.")],
+    task: Annotated[str | None, typer.Option(help="Name of the task.")] = None,
+    batch: Annotated[int, typer.Option(help="Prompts decoded together.")] = 16,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
+    backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    db: _Database = None,
+    json: _Json = False,
+) -> None:
+    """Say which record is in force for ART, and what would make it fit better."""
+    from dllmc.cli._subject import open_engine, response_length, task_name
+    from dllmc.runtime.records import choose_record
+
+    engine = open_engine(art, backend=backend, database=db)
+    length = max_new_tokens or response_length(engine)
+    found = choose_record(engine, task=task_name(task), batch=batch, max_new_tokens=length)
+    if json:
+        print_json(
+            {
+                "match": found.match,
+                "record": found.record,
+                "config": found.config.model_dump(mode="json"),
+                "reasons": list(found.reasons),
+            }
+        )
+        return
+    say(f"{found.match}{'' if found.record is None else f' {found.record}'}")
+    say(describe(found.config))
+    for reason in found.reasons:
+        say(f"  {reason}", style="dim")
+
+
+@app.command()
 def verify(db: _Database = None) -> None:
     """Check every file of the database; exit status 1 if something is wrong."""
     from dllmc.tuning_db import verify as problems_of
@@ -115,6 +214,17 @@ def _open(db: str | None) -> Store:
     from dllmc.tuning_db import Store, default_root
 
     return Store(db or default_root())
+
+
+def _layers(db: str | None) -> list[Store]:
+    """The databases that can be read; why others cannot goes to standard error."""
+    from dllmc.tuning_db import Store, layers
+
+    found = layers(db=db)
+    for layer in found:
+        if not isinstance(layer, Store):
+            say(layer.problem, style="yellow")
+    return [layer for layer in found if isinstance(layer, Store)]
 
 
 def _row(item: Listed) -> list[str]:

@@ -48,6 +48,10 @@ def command(
         str | None,
         typer.Option(help="The causal model that `apd` and `specdiff` ask: ART, or a model."),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Apply records of this level too: other-task, family."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Decode each PROMPT with the tuning record that fits best, or as CONFIG says."""
@@ -69,6 +73,7 @@ def command(
         device=device,
         database=db,
         auxiliary=auxiliary,
+        allow=allow or (),
     )
     decoded = _decode.run(request, engine)
     if json:

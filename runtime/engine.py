@@ -281,6 +281,7 @@ class Engine:
         task: str | None = None,
         batch: int | None = None,
         streams: Sequence[int] | None = None,
+        allow: Sequence[str] = (),
     ) -> Output:
         """Decode one prompt, or several.
 
@@ -292,6 +293,8 @@ class Engine:
             task: For which records are looked up.
             batch: Sequences decoded together at most, 16 by default.
             streams: Noise stream of each prompt; its index by default.
+            allow: Levels of records to apply besides those that are safe: `other-task` of other
+                prompts, `family` of other weights.
 
         Raises:
             ConfigError: The configuration is invalid or does not fit the response.
@@ -305,7 +308,7 @@ class Engine:
             raise UsageError(f"`batch`={width} must be at least 1")
         for given in prompts:
             self.spec.prepare_prompt(given, length)
-        choice = self._choose(config, task, min(width, len(prompts)), length)
+        choice = self._choose(config, task, min(width, len(prompts)), length, allow)
         numbers = list(streams) if streams is not None else list(range(len(prompts)))
         states: list[DecodeState] = []
         tokens: list[list[int]] = []
@@ -382,6 +385,7 @@ class Engine:
         task: str | None,
         batch: int,
         length: int,
+        allow: Sequence[str],
     ) -> Choice:
         if isinstance(config, DecodingConfig):
             return Choice(config, None, "GIVEN", ())
@@ -389,4 +393,4 @@ class Engine:
             return Choice(DecodingConfig(**config), None, "GIVEN", ())
         if config != "auto":
             return Choice(DecodingConfig.from_json(config), None, "GIVEN", ())
-        return choose_record(self, task=task, batch=batch, max_new_tokens=length)
+        return choose_record(self, task=task, batch=batch, max_new_tokens=length, allow=allow)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dllmc.policies.config import SAFE, DecodingConfig
-from dllmc.spec import ConfigError, TuningDatabaseError
-from dllmc.tuning_db import Key, Layer, ModelKey, Record, Workload, layers, lookup
+from dllmc.spec import ConfigError, TuningDatabaseError, UsageError, nearest
+from dllmc.tuning_db import (
+    Key,
+    Level,
+    ModelKey,
+    Record,
+    Unavailable,
+    Workload,
+    layers,
+    lookup,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +39,22 @@ class Choice:
     record: str | None
     match: str
     reasons: Sequence[str]
+
+
+ALLOWED: Final = {"other-task": Level.OTHER_TASK, "family": Level.FAMILY}
+"""Levels that are applied only where they are asked for, by the words that ask."""
+
+
+def read_levels(words: Sequence[str]) -> list[Level]:
+    """The levels that `words` allow.
+
+    Raises:
+        UsageError: A word is not one of `ALLOWED`.
+    """
+    for word in words:
+        if word not in ALLOWED:
+            raise UsageError(f"`allow`={word!r} is no level; {nearest(word, ALLOWED)}")
+    return [ALLOWED[word] for word in words]
 
 
 class PackagedRecords:
@@ -57,6 +82,8 @@ def key_of(engine: Engine, *, task: str | None, batch: int, max_new_tokens: int)
         family=engine.spec.family,
         weights_sha256=engine.weights_sha256,
         dtype=engine.dtype,
+        graph_sha256=engine.package.graph_sha256,
+        passes_sha256=engine.package.passes_sha256,
     )
     return Key(
         model=model,
@@ -68,17 +95,34 @@ def key_of(engine: Engine, *, task: str | None, batch: int, max_new_tokens: int)
     )
 
 
-def choose_record(engine: Engine, *, task: str | None, batch: int, max_new_tokens: int) -> Choice:
+def choose_record(
+    engine: Engine,
+    *,
+    task: str | None,
+    batch: int,
+    max_new_tokens: int,
+    allow: Sequence[str] = (),
+) -> Choice:
     """The configuration of the record that fits best, or `SAFE`.
+
+    Args:
+        engine: That is to decode.
+        task: Of the prompts, if it is known.
+        batch: Sequences decoded together.
+        max_new_tokens: Response length in tokens.
+        allow: Levels to apply although they are never applied silently: `other-task`, `family`.
 
     Raises:
         TuningDatabaseError: The database is of a newer version.
+        UsageError: There is no such level.
     """
+    levels = read_levels(allow)
     packaged = PackagedRecords(engine.package.records)
-    stores: list[Layer] = [packaged, *layers(db=engine.database)]
+    others = layers(db=engine.database)
+    problems = [layer.problem for layer in others if isinstance(layer, Unavailable)]
     key = key_of(engine, task=task, batch=batch, max_new_tokens=max_new_tokens)
-    match = lookup(key, stores)
-    reasons = [*match.reasons, *packaged.problems]
+    match = lookup(key, [packaged, *others], allow=levels)
+    reasons = [*match.reasons, *packaged.problems, *problems]
     if match.config is None or match.record is None:
         return Choice(SAFE, None, match.level.name, reasons)
     try:

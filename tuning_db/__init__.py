@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dllmc.tuning_db.difference import Difference, difference
 from dllmc.tuning_db.evidence import (
     EvidenceStore,
     Outcome,
@@ -15,6 +16,7 @@ from dllmc.tuning_db.evidence import (
     split_digest,
 )
 from dllmc.tuning_db.lookup import Layer, Level, Match, lookup
+from dllmc.tuning_db.merge import Merged, Pruned, merge, prune
 from dllmc.tuning_db.record import (
     AppliesTo,
     Key,
@@ -27,7 +29,7 @@ from dllmc.tuning_db.record import (
     SplitId,
     Workload,
 )
-from dllmc.tuning_db.store import Entry, Store, default_root, layers, shipped
+from dllmc.tuning_db.store import Entry, Store, Unavailable, default_root, layers, shipped
 from dllmc.tuning_db.transfer import (
     Imported,
     Listed,
@@ -40,6 +42,7 @@ from dllmc.tuning_db.transfer import (
 
 __all__ = [
     "AppliesTo",
+    "Difference",
     "Entry",
     "EvidenceStore",
     "Imported",
@@ -48,10 +51,12 @@ __all__ = [
     "Level",
     "Listed",
     "Match",
+    "Merged",
     "ModelKey",
     "Outcome",
     "Pair",
     "Provenance",
+    "Pruned",
     "Quality",
     "QualityEvidence",
     "QualityKey",
@@ -62,15 +67,19 @@ __all__ = [
     "SpeedKey",
     "SplitId",
     "Store",
+    "Unavailable",
     "Workload",
     "default_root",
+    "difference",
     "export_records",
     "find_record",
     "import_records",
     "layers",
     "list_records",
     "lookup",
+    "merge",
     "outcomes_digest",
+    "prune",
     "sample_id",
     "shipped",
     "split_digest",

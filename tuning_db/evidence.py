@@ -2,16 +2,17 @@
 
 Quality evidence is independent of the machine, speed evidence of the task's answers:
 
-    <root>/v1/evidence/quality/<weights, 16 digits>/<id>.json
-    <root>/v1/evidence/speed/<hardware id>/<weights, 16 digits>/<id>.json
+    <root>/v2/evidence/quality/<weights, 16 digits>/<id>.json
+    <root>/v2/evidence/speed/<hardware id>/<weights, 16 digits>/<id>.json
 
-A tuning job resumes from them, and nothing that is in them is measured again.
+A tuning job resumes from them, and nothing that is in them is measured again. What an earlier
+version wrote under the same key is taken up.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -91,6 +92,11 @@ class QualityEvidence(Part):
         sequence = self.sequences[self.outcomes[sample].plans]
         return tuple((self.plans[plan], count) for plan, count in sequence)
 
+    def without_plans(self) -> Self:
+        """The outcomes alone: schema 1 kept the plans of the batch that a prompt was in."""
+        outcomes = {name: outcome._replace(plans=0) for name, outcome in self.outcomes.items()}
+        return self.model_copy(update={"plans": [], "sequences": [()], "outcomes": outcomes})
+
     def absorb(self, other: Self) -> None:
         """Take up outcomes of `other` for prompts that have none here."""
         for sample in other.outcomes.keys() - self.outcomes.keys():
@@ -157,6 +163,9 @@ class SpeedEvidence(Part):
         self.pairs.extend(p for p in other.pairs if p.id and p.id not in known)
 
 
+_Evidence = TypeVar("_Evidence", QualityEvidence, SpeedEvidence)
+
+
 class EvidenceStore:
     """The evidence in a tuning database; damaged files count as absent.
 
@@ -169,24 +178,26 @@ class EvidenceStore:
 
     def quality(self, key: QualityKey) -> QualityEvidence:
         """What is known of the answers under `key`."""
-        value = _read(self.quality_path(key))
-        try:
-            found = QualityEvidence.model_validate(value) if value is not None else None
-        except ValidationError:
-            found = None
-        return found if found is not None and found.key == key else QualityEvidence(key=key)
+        found = QualityEvidence(key=key)
+        for path in self._paths(self.quality_path(key)):
+            known = read_evidence(path, QualityEvidence)
+            if known is not None and known.key == key:
+                own = path.is_relative_to(self._store.folder)
+                found.absorb(known if own else known.without_plans())
+        return found
 
     def every_quality(self, weights_sha256: str) -> Iterator[QualityEvidence]:
         """What is known of the answers of these weights, of every configuration and task."""
-        folder = self._store.folder / EVIDENCE / "quality" / weights_sha256[:16]
-        for path in sorted(folder.glob("*.json")):
-            value = _read(path)
-            try:
-                found = QualityEvidence.model_validate(value)
-            except ValidationError:
-                continue
-            if found.key.weights_sha256 == weights_sha256:
-                yield found
+        seen = set()
+        for root in (self._store.folder, *self._store.earlier):
+            folder = root / EVIDENCE / "quality" / weights_sha256[:16]
+            for path in sorted(folder.glob("*.json")):
+                found = read_evidence(path, QualityEvidence)
+                if found is None or found.key.weights_sha256 != weights_sha256:
+                    continue
+                if path.name not in seen:
+                    seen.add(path.name)
+                    yield self.quality(found.key)
 
     def save_quality(self, evidence: QualityEvidence) -> None:
         """Write `evidence`, with what others have written for the same key meanwhile.
@@ -201,12 +212,12 @@ class EvidenceStore:
 
     def speed(self, key: SpeedKey) -> SpeedEvidence:
         """The timings under `key`."""
-        value = _read(self.speed_path(key))
-        try:
-            found = SpeedEvidence.model_validate(value) if value is not None else None
-        except ValidationError:
-            found = None
-        return found if found is not None and found.key == key else SpeedEvidence(key=key)
+        found = SpeedEvidence(key=key)
+        for path in self._paths(self.speed_path(key)):
+            known = read_evidence(path, SpeedEvidence)
+            if known is not None and known.key == key:
+                found.absorb(known)
+        return found
 
     def save_speed(self, evidence: SpeedEvidence) -> None:
         """Write `evidence`, with what others have written for the same key meanwhile.
@@ -218,6 +229,11 @@ class EvidenceStore:
         with locked(path):
             evidence.absorb(self.speed(evidence.key))
             self._store.write(path, evidence.model_dump(mode="json"))
+
+    def _paths(self, path: Path) -> list[Path]:
+        """`path`, and the same of earlier versions."""
+        relative = path.relative_to(self._store.folder)
+        return [path, *(folder / relative for folder in self._store.earlier)]
 
     def quality_path(self, key: QualityKey) -> Path:
         """The file of `key`, whether it is there or not."""
@@ -265,6 +281,15 @@ def outcomes_digest(
 ) -> str:
     """The hash of which of `samples` the reference and a configuration answer right."""
     return digest([[name, reference[name].correct, own[name].correct] for name in sorted(samples)])
+
+
+def read_evidence(path: Path, kind: type[_Evidence]) -> _Evidence | None:
+    """What a file holds; None where it is missing or damaged."""
+    value = _read(path)
+    try:
+        return None if value is None else kind.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

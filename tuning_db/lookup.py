@@ -22,7 +22,9 @@ OTHER_TASKS_NEEDED = 2
 class Layer(Protocol):
     """What a lookup looks in: a `Store`, or the records that an artifact carries."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What a match calls it."""
 
     def records(self) -> list[Record]:
         """Every valid record."""
@@ -137,7 +139,8 @@ def lookup(
     if found:
         reason = (
             f"record {found[0].record.id} has level {found[0].level.name}, which is never applied "
-            f"silently: {found[0].reason}; allow it, or tune this task here"
+            f"silently: {found[0].reason}; allow it with "
+            f"--allow {found[0].level.name.lower().replace('_', '-')}, or tune this task here"
         )
     else:
         reason = beyond[0][1] if beyond else "no record is near; run dllmc tune"
@@ -214,6 +217,7 @@ def _judge(
     if (
         key.hardware == query.hardware
         and key.software == query.software
+        and _same_graph(key, query)
         and key.execution == query.execution
     ):
         distance = _workload_distance(query, key)
@@ -225,6 +229,15 @@ def _judge(
         )
         return Level.BUCKET, (distance,), reason
     return _stale(query, record)
+
+
+def _same_graph(key: Key, query: Key) -> bool:
+    """Whether nothing speaks against it: records of schema 1 do not know their graph."""
+    pairs = (
+        (getattr(key.model, name), getattr(query.model, name))
+        for name in ("graph_sha256", "passes_sha256")
+    )
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def _outside(query: Key, record: Record) -> str | None:
@@ -258,7 +271,7 @@ def _stale(query: Key, record: Record) -> tuple[Level, tuple[float, ...], str | 
     if key.hardware.fallbacks()[-1] != query.hardware.fallbacks()[-1]:
         reason = (
             f"record {record.id} was measured on {key.hardware.id}, another architecture than "
-            f"{query.hardware.id}; tune here"
+            f"{query.hardware.id}; run dllmc retarget, which keeps its quality, or tune here"
         )
         return Level.SAFE, (), reason
     changes = [
@@ -266,6 +279,11 @@ def _stale(query: Key, record: Record) -> tuple[Level, tuple[float, ...], str | 
         for name in sorted(key.software.keys() | query.software.keys())
         if key.software.get(name) != query.software.get(name)
     ]
+    for name in ("graph_sha256", "passes_sha256"):
+        old, new = getattr(key.model, name), getattr(query.model, name)
+        if None not in (old, new) and old != new:
+            what = "the graph" if name == "graph_sha256" else "what the passes do"
+            changes.append(f"{what} has changed")
     if key.execution != query.execution:
         changes.append(f"execution {key.execution} is now {query.execution}")
     if key.hardware != query.hardware:
@@ -277,7 +295,10 @@ def _stale(query: Key, record: Record) -> tuple[Level, tuple[float, ...], str | 
         float(len(changes)),
         _workload_distance(query, key),
     )
-    reason = f"its speed is unverified: {'; '.join(changes)}; tune again to measure it"
+    reason = (
+        f"its speed is unverified: {'; '.join(changes)}; run dllmc retarget to measure it, and "
+        "dllmc db verify --model to see that answers are the same"
+    )
     return Level.STALE_SPEED, distance, reason
 
 

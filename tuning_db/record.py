@@ -7,11 +7,14 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dllmc.spec import HardwareKey, TuningDatabaseError
-from dllmc.tuning_db._files import canonical_json, short_id
+from dllmc.tuning_db._files import canonical_json, digest, short_id
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
-Status = Literal["searched", "confirmed", "rejected", "safe"]
+Status = Literal["searched", "confirmed", "rejected", "safe", "superseded"]
+Reject = Literal["quality", "speed", "prompts", "time", "nothing-feasible"]
+"""Why nothing is applied: too many answers lost; not surely faster; too few prompts for the
+margin; too little time; no configuration kept its quality in the search."""
 Config = dict[str, Any]
 """A decoding configuration as JSON object; this room does not know policies."""
 
@@ -30,12 +33,16 @@ class ModelKey(Part):
         family: Architecture, as `DenoiserSpec.family`.
         weights_sha256: Of the weights, hexadecimal.
         dtype: Of weights and activations, as torch spells it.
+        graph_sha256: Of the rewritten graphs, hexadecimal; None where it is not known.
+        passes_sha256: Of the passes that rewrote them and their settings; None likewise.
     """
 
     name: str
     family: str
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{16,64}$")
     dtype: str
+    graph_sha256: str | None = None
+    passes_sha256: str | None = None
 
 
 class Workload(Part):
@@ -73,10 +80,19 @@ class Key(Part):
     workload: Workload
 
     def identity(self) -> dict[str, Any]:
-        """What tells keys apart, as JSON: everything but the model's name."""
+        """What tells keys apart, as JSON: everything but the model's name.
+
+        What is not known is left out, so that records of schema 1 keep their ids.
+        """
         value = self.model_dump(mode="json")
         del value["model"]["name"]
+        value["model"] = {k: v for k, v in value["model"].items() if v is not None}
         return value
+
+    def environment(self) -> dict[str, Any]:
+        """What speed depends on besides model and workload, as JSON."""
+        value = self.model_dump(mode="json")
+        return {name: value[name] for name in ("hardware", "software", "execution")}
 
 
 class Range(Part):
@@ -181,6 +197,7 @@ class Provenance(Part):
         confirm: Prompts of the confirmation.
         noise_floor: Half-width of the 95 % interval of a timing of the baseline against itself.
         margin: Loss of quality that the job allowed.
+        host: Facts of the machine that are recorded and not compared: driver, system, clocks.
     """
 
     study: str
@@ -192,6 +209,7 @@ class Provenance(Part):
     confirm: SplitId
     noise_floor: float | None
     margin: float = Field(gt=0, lt=1)
+    host: dict[str, str] = Field(default_factory=dict)
 
 
 class Record(Part):
@@ -201,22 +219,26 @@ class Record(Part):
         schema_version: Of this schema.
         key: Circumstances of the measurement.
         applies_to: Workloads that it speaks for.
-        config: The decoding configuration, every field written out.
+        config: The decoding configuration, every field written out: what answers depend on.
+        neutral: Knobs that answers do not depend on, by name.
         speed: None where nothing was timed.
         quality: None where nothing was confirmed.
         status: `confirmed` may be applied; `safe` says that a job confirmed nothing and `SAFE`
-            is the answer; `searched` and `rejected` are never applied.
-        reason: Why it was rejected, or why nothing was confirmed.
+            is the answer; `searched`, `rejected` and `superseded` are never applied.
+        reject: Why it was rejected, or why nothing was confirmed, in one word.
+        reason: The same in full.
         provenance: Whence it comes.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     key: Key
     applies_to: AppliesTo
     config: Config
+    neutral: dict[str, Any] = Field(default_factory=dict)
     speed: Speed | None
     quality: Quality | None
     status: Status
+    reject: Reject | None = None
     reason: str | None = None
     provenance: Provenance
 
@@ -232,8 +254,9 @@ class Record(Part):
 
     @property
     def id(self) -> str:
-        """Hash of key and configuration: measuring the same again replaces the record."""
-        return short_id({"key": self.key.identity(), "config": self.config})
+        """Hash of key and knobs: measuring the same again replaces the record."""
+        knobs = {"config": self.config} | ({"neutral": self.neutral} if self.neutral else {})
+        return short_id({"key": self.key.identity(), **knobs})
 
     @property
     def margin(self) -> float:
@@ -241,26 +264,22 @@ class Record(Part):
         return self.provenance.margin
 
     def to_json(self) -> dict[str, Any]:
-        """What is written to a file; `id` is there for people and as a check."""
-        return {"id": self.id, **self.model_dump(mode="json")}
+        """What is written to a file; `id` and `sha256` are there as checks, and for people."""
+        body = self.model_dump(mode="json")
+        return {"id": self.id, "sha256": digest(body), **body}
 
     @classmethod
     def from_json(cls, value: object) -> Record:
-        """Read what `to_json` gave.
+        """Read what `to_json` gave, or gave in an earlier version.
 
         Raises:
-            TuningDatabaseError: It is not a record, is of another schema, or its id is not the
-                hash of its key and configuration.
+            TuningDatabaseError: It is not a record, is of a newer schema, or its id is not the
+                hash of its key and configuration, or its hash not that of its contents.
         """
         if not isinstance(value, dict):
             raise TuningDatabaseError("is not a JSON object")
-        version = value.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise TuningDatabaseError(
-                f"has `schema_version`={version!r} and this dllmc reads {SCHEMA_VERSION}"
-            )
-        body = dict(value)
-        written = body.pop("id", None)
+        body = migrated(value)
+        written, checked = body.pop("id", None), body.pop("sha256", None)
         try:
             record = cls.model_validate_json(canonical_json(body))
         except (ValidationError, ValueError) as error:
@@ -269,7 +288,27 @@ class Record(Part):
             raise TuningDatabaseError(
                 f"has `id`={written!r} where its key and configuration hash to {record.id!r}"
             )
+        # Schema 1 has no such hash.
+        if value["schema_version"] == SCHEMA_VERSION and checked != digest(body):
+            raise TuningDatabaseError("was changed after it was written")
         return record
+
+
+def migrated(value: dict[str, Any]) -> dict[str, Any]:
+    """A record as JSON in today's schema; nothing that it says is lost.
+
+    Raises:
+        TuningDatabaseError: It is of a newer schema, or of none.
+    """
+    version = value.get("schema_version")
+    if version == 1:
+        # Schema 2 added what schema 1 did not know: graphs, neutral knobs, words for reasons.
+        return {**value, "schema_version": SCHEMA_VERSION}
+    if version != SCHEMA_VERSION:
+        raise TuningDatabaseError(
+            f"has `schema_version`={version!r} and this dllmc reads up to {SCHEMA_VERSION}"
+        )
+    return dict(value)
 
 
 def _one_line(error: ValueError) -> str:

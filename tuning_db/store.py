@@ -1,10 +1,14 @@
 """A folder of records: one file each, written whole, and no locks.
 
-    <root>/manifest.json                                       format and version
-    <root>/v1/<hardware id>/<weights, 16 digits>/<id>.json     records
-    <root>/v1/evidence/...                                     see `dllmc.tuning_db.evidence`
+    <root>/manifest.json                                     format and version of the root
+    <root>/v2/<environment>/environment.json                 what the folder's name stands for
+    <root>/v2/<environment>/<weights, 16 digits>/<id>.json   records
+    <root>/v2/evidence/...                                   see `dllmc.tuning_db.evidence`
+    <root>/v1/...                                            earlier files: read, never changed
 
-A record that cannot be read is a miss with a reason, never an error.
+An environment is hardware, software and way of execution: a new one is a new folder, and what an
+earlier dllmc wrote stays where that one finds it. A record that cannot be read is a miss with a
+reason, never an error.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dllmc.spec import TuningDatabaseError
-from dllmc.tuning_db._files import folder_name, write_json
+from dllmc.tuning_db._files import folder_name, short_id, write_json
 from dllmc.tuning_db.record import Key, Record
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = "dllmc tuning database"
 VERSION = 1
+GENERATION = 2
+EARLIER = (1,)
 EVIDENCE = "evidence"
 
 
@@ -67,7 +73,12 @@ class Store:
     @property
     def folder(self) -> Path:
         """Where this version's files are."""
-        return self.root / f"v{VERSION}"
+        return self.root / f"v{GENERATION}"
+
+    @property
+    def earlier(self) -> list[Path]:
+        """Where earlier versions' files are, the newest first."""
+        return [self.root / f"v{version}" for version in EARLIER]
 
     def path_of(self, record: Record) -> Path:
         """The file of `record`, whether it is there or not."""
@@ -82,6 +93,9 @@ class Store:
         """
         path = self.path_of(record)
         self.write(path, record.to_json())
+        described = path.parent.parent / "environment.json"
+        if not described.exists():
+            self.write(described, record.key.environment())
         return path
 
     def write(self, path: Path, value: dict[str, object]) -> None:
@@ -106,10 +120,20 @@ class Store:
             ) from error
 
     def entries(self) -> Iterator[Entry]:
-        """Every record file, in order of paths; damaged ones with what is wrong."""
-        # Evidence lies deeper.
-        for path in sorted(self.folder.glob("*/*/*.json")):
-            yield self._entry(path)
+        """Every record file, in order of paths; damaged ones with what is wrong.
+
+        Of a record that this version has written again, what an earlier one wrote is left out.
+        """
+        seen = set()
+        for folder in (self.folder, *self.earlier):
+            # Evidence lies deeper.
+            for path in sorted(folder.glob("*/*/*.json")):
+                entry = self._entry(path)
+                if entry.record is not None:
+                    if entry.record.id in seen:
+                        continue
+                    seen.add(entry.record.id)
+                yield entry
 
     def records(self) -> list[Record]:
         """Every valid record; see `verify` for what is skipped."""
@@ -124,7 +148,11 @@ class Store:
         for entry in self.entries():
             if entry.problem is not None:
                 found.append(f"{entry.path} {entry.problem}")
-            elif entry.record is not None and entry.path != self.path_of(entry.record):
+            elif (
+                entry.record is not None
+                and entry.path.is_relative_to(self.folder)
+                and entry.path != self.path_of(entry.record)
+            ):
                 found.append(f"{entry.path} should be {self.path_of(entry.record)}")
         return found
 
@@ -140,7 +168,8 @@ class Store:
         return self._read[path][1]
 
     def _folder_of(self, key: Key) -> Path:
-        return self.folder / folder_name(key.hardware.id) / key.model.weights_sha256[:16]
+        environment = f"{folder_name(key.hardware.id)}-{short_id(key.environment())[:8]}"
+        return self.folder / environment / key.model.weights_sha256[:16]
 
     def _version(self) -> int | None:
         """What the manifest says; None where it is missing or damaged."""
@@ -202,16 +231,57 @@ def shipped() -> Store:
     return Store(Path(__file__).parent / "records", name="shipped", read_only=True)
 
 
-def layers(artifact: Path | None = None, db: Path | str | Store | None = None) -> list[Store]:
-    """The databases to look in, first wins among equals: artifact, user, shipped.
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A layer that cannot be read now.
+
+    Attributes:
+        name: Of the layer.
+        problem: Why.
+    """
+
+    name: str
+    problem: str
+
+    def records(self) -> list[Record]:
+        """None."""
+        return []
+
+
+def layers(
+    artifact: Path | None = None, db: Path | str | Store | None = None
+) -> list[Store | Unavailable]:
+    """The databases to look in, first wins among equals; none of them is written.
+
+    They are: what the artifact carries, `db` if it is given, the user's, the team's if
+    `DLLMC_TEAM_DB` names one, and what comes with dllmc.
 
     Args:
         artifact: Folder of the records inside an artifact, if there are any.
-        db: The user's database; None takes `default_root`.
+        db: A database named explicitly.
 
     Raises:
-        TuningDatabaseError: One of them is of a newer version.
+        TuningDatabaseError: One of them is of a newer version, but for the team's, which is then
+            unavailable.
     """
-    pinned = [] if artifact is None else [Store(artifact, name="artifact", read_only=True)]
-    user = db if isinstance(db, Store) else Store(db or default_root())
-    return [*pinned, user, shipped()]
+    found: list[Store | Unavailable] = []
+    if artifact is not None:
+        found.append(Store(artifact, name="artifact", read_only=True))
+    if db is not None:
+        root = db.root if isinstance(db, Store) else Path(db)
+        found.append(Store(root, name="explicit", read_only=True))
+    if db is None or root != default_root():
+        found.append(Store(default_root(), read_only=True))
+    team = os.environ.get("DLLMC_TEAM_DB")
+    if team:
+        found.append(_team(Path(team).expanduser()))
+    return [*found, shipped()]
+
+
+def _team(root: Path) -> Store | Unavailable:
+    if not root.is_dir():
+        return Unavailable("team", f"the team database {root} (DLLMC_TEAM_DB) is not there")
+    try:
+        return Store(root, name="team", read_only=True)
+    except TuningDatabaseError as error:
+        return Unavailable("team", str(error))

@@ -93,13 +93,19 @@ class VerdictStore:
         """Every verdict under `key`, oldest job first."""
         found: list[StoredVerdict] = []
         for path in sorted(self.folder_of(key).glob("*.json")):
-            try:
-                file = _File.model_validate(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, RecursionError, ValidationError):
-                continue
-            if file.key == key:
+            file = _read(path)
+            if file is not None and file.key == key:
                 found += file.verdicts
         return sorted(found, key=lambda verdict: verdict.started)
+
+    def every_key(self) -> list[VerdictKey]:
+        """Every key that has verdicts."""
+        found: dict[str, VerdictKey] = {}
+        for path in sorted((self._store.folder / EVIDENCE / "verdicts").rglob("*.json")):
+            file = _read(path)
+            if file is not None:
+                found[short_id(file.key.model_dump(mode="json"))] = file.key
+        return list(found.values())
 
     def save(self, key: VerdictKey, study: str, verdicts: Sequence[StoredVerdict]) -> None:
         """Write the verdicts of a job, instead of what it wrote before.
@@ -115,3 +121,10 @@ class VerdictStore:
         """The folder of `key`, whether it is there or not."""
         folder = self._store.folder / EVIDENCE / "verdicts" / key.weights_sha256[:16]
         return folder / short_id(key.model_dump(mode="json"))
+
+
+def _read(path: Path) -> _File | None:
+    try:
+        return _File.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, ValidationError):
+        return None

@@ -105,6 +105,9 @@ class PlantedEngine:
     execution: str = "eager"
     numerics: str = "float32/eager/cpu/highest"
     database: Path | None = None
+    package: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(graph_sha256=None, passes_sha256=None)
+    )
 
     def clock(self) -> float:
         return time.perf_counter() if self.pause is not None else self.now

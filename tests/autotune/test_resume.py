@@ -54,7 +54,7 @@ def finished(database: Path, log: Path) -> dict[str, Any]:
 def evidence(database: Path) -> dict[tuple[str, str], list[Any]]:
     """Outcomes by configuration and prompt."""
     found = {}
-    for path in database.glob("v1/evidence/quality/*/*.json"):
+    for path in database.glob("v2/evidence/quality/*/*.json"):
         value = json.loads(path.read_text(encoding="utf-8"))
         for sample, outcome in value["outcomes"].items():
             found[json.dumps(value["key"]["config"], sort_keys=True), sample] = outcome

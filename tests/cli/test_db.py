@@ -146,3 +146,62 @@ def test_verify_names_what_is_wrong_and_fails(
     assert ran.status == 1
     assert str(path) in ran.out
     assert "1 problems" in ran.out
+
+
+def test_two_records_are_compared(dllmc: Callable, own_database: Path, record: Record) -> None:
+    other = record.model_copy(
+        update={"key": record.key.model_copy(update={"software": {"torch": "9.9"}})}
+    )
+    for each in (record, other):
+        Store(own_database).put(each)
+    ran = dllmc("db", "diff", record.id, other.id)
+    assert ran.status == 0, ran.err
+    assert "key.software.torch" in ran.out
+    assert "9.9" in ran.out
+    found = {item["name"] for item in dllmc("db", "diff", record.id, other.id, "--json").json}
+    assert "key.software.torch" in found
+    assert "the same" in dllmc("db", "diff", record.id, record.id).out
+
+
+def test_another_database_is_merged(
+    dllmc: Callable, own_database: Path, tmp_path: Path, record: Record
+) -> None:
+    Store(tmp_path / "other").put(record)
+    ran = dllmc("db", "merge", tmp_path / "other", "--db", tmp_path / "into")
+    assert ran.status == 0, ran.err
+    assert "1 records" in ran.out
+    assert Store(tmp_path / "into").records() == [record]
+    missing = dllmc("db", "merge", tmp_path / "nothing")
+    assert missing.status == 1
+    assert "there is no database at" in missing.err
+
+
+def test_what_no_lookup_uses_is_pruned(
+    dllmc: Callable, own_database: Path, tmp_path: Path, record: Record
+) -> None:
+    rejected = record.model_copy(update={"status": "rejected", "reason": "slow"})
+    db = ("--db", tmp_path / "db")
+    path = Store(tmp_path / "db").put(rejected)
+    assert "1 files would go" in dllmc("db", "prune", "--dry-run", *db).out
+    assert path.exists()
+    assert "moved to" in dllmc("db", "prune", *db).out
+    assert not path.exists()
+    assert "nothing to prune" in dllmc("db", "prune", *db).out
+
+
+def test_why_names_what_is_missing(
+    dllmc: Callable, artifact: Path, own_database: Path, tmp_path: Path
+) -> None:
+    command = ("db", "why", artifact, "--task", "copy", "--backend", "eager")
+    ran = dllmc(*command, "--db", tmp_path / "empty")
+    assert ran.status == 0, ran.err
+    assert "SAFE" in ran.out
+    found = dllmc(*command, "--db", tmp_path / "empty", "--json").json
+    assert found["config"]["commit"]["kind"] == "quota"
+    assert found["reasons"]
+
+
+def test_a_level_that_there_is_not_is_refused(dllmc: Callable, artifact: Path) -> None:
+    ran = dllmc("generate", artifact, "copy: a b", "--allow", "familly")
+    assert ran.status == 2
+    assert "`allow`='familly' is no level" in ran.err

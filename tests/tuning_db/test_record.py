@@ -47,7 +47,8 @@ def edited(change: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "has `schema_version`=2 and this dllmc reads 1"),
+        ({"schema_version": 3}, "has `schema_version`=3 and this dllmc reads up to 2"),
+        ({"speed.ratio": 9.5}, "was changed after it was written"),
         ({"id": "0" * 24}, "where its key and configuration hash to"),
         ({"config": {"commit": {"kind": "quota"}}}, "where its key and configuration hash to"),
         ({"novelty": 1}, "`novelty`: Extra inputs are not permitted"),

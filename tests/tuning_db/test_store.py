@@ -12,8 +12,8 @@ import pytest
 from example_records import record
 
 from dllmc.spec import HardwareKey, TuningDatabaseError
-from dllmc.tuning_db import Store, default_root, layers
-from dllmc.tuning_db._files import write_json
+from dllmc.tuning_db import Store, Unavailable, default_root, layers, shipped
+from dllmc.tuning_db._files import short_id, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +30,13 @@ def contents(root: Path) -> dict[str, tuple[bytes, int]]:
 def test_a_record_has_its_own_file_under_hardware_and_weights(tmp_path: Path) -> None:
     path = Store(tmp_path).put(record())
     assert path.relative_to(tmp_path).parts == (
-        "v1",
-        "cpu-avx2-generic-cpu-2",
+        "v2",
+        f"cpu-avx2-generic-cpu-2-{short_id(record().key.environment())[:8]}",
         "a1a1a1a1a1a1a1a1",
         f"{record().id}.json",
+    )
+    assert json.loads((path.parent.parent / "environment.json").read_text()) == (
+        record().key.environment()
     )
     assert Store(tmp_path).records() == [record()]
     assert json.loads((tmp_path / "manifest.json").read_text())["version"] == 1
@@ -156,7 +159,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     writer = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from dllmc.tuning_db._files import write_json
+        from dllmc.tuning_db._files import short_id, write_json
         path = Path(sys.argv[1])
         print("ready", flush=True)
         for size in range(10**9):
@@ -189,13 +192,38 @@ def test_the_default_root_follows_the_environment(
     assert default_root() == Path.home() / ".local" / "share" / "dllmc" / "tuning"
 
 
-def test_the_artifact_comes_before_the_user_and_the_user_before_what_is_shipped(
-    tmp_path: Path,
+def test_layers_come_in_their_order_and_none_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = layers(tmp_path / "artifact", tmp_path / "user")
-    assert [store.name for store in found] == ["artifact", "user", "shipped"]
-    assert [store.read_only for store in found] == [True, False, True]
+    monkeypatch.setenv("DLLMC_TUNING_DB", str(tmp_path / "user"))
+    monkeypatch.setenv("DLLMC_TEAM_DB", str(tmp_path))
+    found = layers(tmp_path / "artifact", tmp_path / "given")
+    names = ["artifact", "explicit", "user", "team", "shipped"]
+    assert [store.name for store in found] == names
+    assert all(store.read_only for store in found if isinstance(store, Store))
+    assert [store.name for store in layers()] == ["user", "team", "shipped"]
+
+
+def test_a_database_that_is_given_and_the_users_is_looked_in_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLLMC_TUNING_DB", str(tmp_path / "user"))
+    assert [store.name for store in layers(db=tmp_path / "user")] == ["explicit", "shipped"]
+
+
+@pytest.mark.parametrize("version", [None, 99])
+def test_a_team_database_that_cannot_be_read_is_a_reason_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None
+) -> None:
+    team = tmp_path / "team"
+    monkeypatch.setenv("DLLMC_TEAM_DB", str(team))
+    if version is not None:
+        write_json(team / "manifest.json", {"format": "x", "version": version})
+    [found] = [layer for layer in layers() if layer.name == "team"]
+    assert isinstance(found, Unavailable)
+    assert str(team) in found.problem
+    assert found.records() == []
 
 
 def test_what_is_shipped_is_sound() -> None:
-    assert layers()[-1].problems() == []
+    assert shipped().problems() == []
