@@ -95,6 +95,7 @@ class TuningReport:
         storage: Of the Optuna study, without a password.
         predictions: Predicted beside measured speeds of the short list, where there was time.
         notes: What else is worth knowing, one line each.
+        page: The same and more, as HTML; its JSON is beside it.
     """
 
     task: str
@@ -115,6 +116,7 @@ class TuningReport:
     storage: str
     predictions: list[Prediction]
     notes: list[str]
+    page: Path
 
     def row(self, name: str) -> ReportRow | None:
         """The row called `name`, if there is one."""
@@ -158,7 +160,7 @@ class TuningReport:
         for item, predicted in zip(value["predictions"], self.predictions, strict=True):
             item["config"] = predicted.config.model_dump(mode="json")
             item["error"] = predicted.error
-        return value | {"path": str(self.path)}
+        return value | {"path": str(self.path), "page": str(self.page)}
 
     def _lines(self) -> list[str]:
         lines = []
@@ -187,4 +189,4 @@ class TuningReport:
                 f"speeds of {len(self.predictions)} configurations predicted from their steps: "
                 f"median error {error:.1%}"
             )
-        return [*lines, *self.notes, f"record {self.record} in {self.path}"]
+        return [*lines, *self.notes, f"record {self.record} in {self.path}", f"page {self.page}"]

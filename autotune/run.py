@@ -7,15 +7,18 @@ import json
 import math
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import TrialState
 
 from dllmc.autotune.budget import Budget, BudgetSpentError, parse_budget
 from dllmc.autotune.confirm import baseline_passes, confirm
+from dllmc.autotune.details import details
 from dllmc.autotune.evaluator import Evaluator, batches
 from dllmc.autotune.job import PROTOCOL, Job, Settings
 from dllmc.autotune.liveness import Session, Watch
+from dllmc.autotune.page import write as write_page
 from dllmc.autotune.prediction import check_predictions
 from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
 from dllmc.autotune.progress import rich_progress, silent
@@ -36,7 +39,6 @@ from dllmc.tuning_db import EvidenceStore, Store, default_root, list_records, sp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     import optuna
 
@@ -67,6 +69,7 @@ def tune(
     max_new_tokens: int | None = None,
     seed: int = 0,
     space: Mapping[str, Any] | None = None,
+    report: Path | str | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
 ) -> TuningReport:
@@ -95,6 +98,8 @@ def tune(
             task generates them.
         space: What to search, see `dllmc.autotune.search_space`. A job of less than ten minutes
             leaves out what needs other programs than the baseline's, unless it is named.
+        report: HTML file for the page of the job, with its JSON beside; None is the folder
+            `reports` of the database.
         progress: `rich` for bars on standard error, a function, or None.
         clock: Seconds from any start.
 
@@ -119,7 +124,7 @@ def tune(
         progress=progress,
         clock=clock,
     ) as job:
-        return _run(job)
+        return _run(job, None if report is None else Path(report))
 
 
 def help_tune(engine: Engine, task: str | Task, **options: Any) -> WorkerReport:
@@ -229,7 +234,7 @@ def _help(job: Job) -> WorkerReport:
     )
 
 
-def _run(job: Job) -> TuningReport:
+def _run(job: Job, page: Path | None) -> TuningReport:
     started = job.study.user_attrs.get("started")
     if started is None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -256,7 +261,8 @@ def _run(job: Job) -> TuningReport:
     path = job.store.put(record)
     keep_verdicts(job, done, started)
     config = SAFE if done.winner is None else done.winner.candidate.config
-    return TuningReport(
+    page = page or job.store.root / "reports" / f"{job.study.study_name}.html"
+    report = TuningReport(
         task=job.task.name,
         status=record.status,
         reason=record.reason,
@@ -275,7 +281,10 @@ def _run(job: Job) -> TuningReport:
         storage=job.storage,
         predictions=check_predictions(job, pilot, timed),
         notes=_notes(job, record),
+        page=page,
     )
+    write_page(details(job, pilot, timed, done, report), page)
+    return report
 
 
 def _check(margin: float, trials: int | None, batch: int, max_new_tokens: int | None) -> None:

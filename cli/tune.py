@@ -46,6 +46,9 @@ def command(
     into_artifact: Annotated[
         bool, typer.Option("--into-artifact", help="Put the records into ART too.")
     ] = False,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="HTML page; in the database by default.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Search how to decode TASK fast, and record what keeps its quality.
@@ -80,16 +83,18 @@ def command(
         for one in tasks:
             say(str(autotune.help_tune(engine, one, **options)))
         return
+    if report is not None and len(tasks) > 1:
+        raise UsageError(f"`--report`={report!r} is one file for {len(tasks)} tasks; leave it out")
     reports = []
     for one in tasks:
-        report = autotune.tune(engine, one, **options)
-        reports.append(report)
+        found = autotune.tune(engine, one, report=report, **options)
+        reports.append(found)
         if not json:
-            output().print(report.render())
+            output().print(found.render())
         if into_artifact:
-            put_into_artifact(art, report)
+            put_into_artifact(art, found)
     if json:
-        print_json([report.to_json() for report in reports])
+        print_json([found.to_json() for found in reports])
     elif into_artifact:
         say(f"{len(reports)} records put into {art}")
 
