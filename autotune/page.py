@@ -68,8 +68,8 @@ def page(value: Mapping[str, Any]) -> str:
         _picture.pareto(value),
         "<p>Each point is a configuration on the tune prompts, with its 95 % intervals "
         "where it was tested: green is confirmed, red is not, blue seemed to keep the margin, "
-        "grey was too lossy or too slow. The dashed line is the margin. Hover over a point for what it "
-        "is.</p>",
+        "grey was too lossy or too slow. The dashed line is the margin. Hover over a point for "
+        "what it is.</p>",
         "<h2>Held-out prompts</h2>",
         _verdicts(report),
         *_bias(value),

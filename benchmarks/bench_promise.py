@@ -125,7 +125,11 @@ def main() -> None:
     begun = time.perf_counter()
     seeds = range(arguments.first, arguments.first + arguments.jobs)
     with contextlib.redirect_stdout(sys.stderr):
-        rows = [run(seed) for seed in track(seeds, "jobs")]
+        rows = []
+        for seed in track(seeds, "jobs"):
+            rows.append(run(seed))
+            if rows[-1]["broken"]:
+                print(rows[-1])
     confirmed = [row for row in rows if row["confirmed"]]
     broken = [row for row in rows if row["broken"]]
     good = [row for row in rows if row["good_tested"]]
