@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dllmc.autotune.budget import EFFORTS, FROM_EFFORT
 from dllmc.autotune.progress import Progress, rich_progress
 from dllmc.autotune.report import ReportRow, TuningReport, WorkerReport
 from dllmc.autotune.retarget import retarget
@@ -10,6 +11,8 @@ from dllmc.autotune.run import help_tune, tune
 from dllmc.autotune.space import SearchSpace, search_space
 
 __all__ = [
+    "EFFORTS",
+    "FROM_EFFORT",
     "Progress",
     "ReportRow",
     "RetargetReport",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, cast
 
-from dllmc.spec import TuningError
+from dllmc.spec import TuningError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FORM = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([smhd]?)", re.ASCII)
@@ -35,6 +35,35 @@ def parse_budget(value: str | float | None) -> float | None:
             "10m or 1.5h"
         )
     return seconds
+
+
+Effort = Literal["quick", "standard", "thorough"]
+EFFORTS: Final[Mapping[Effort, tuple[str, int]]] = {
+    "quick": ("2m", 20),
+    "standard": ("10m", 60),
+    "thorough": ("1h", 300),
+}
+"""Time and trials, whichever ends first. `quick` and `standard` differ in more than time: a job of
+less than ten minutes leaves out what needs other programs than the baseline's."""
+
+FROM_EFFORT: Final = "effort"
+"""A budget that is the effort's, or ten minutes without one."""
+
+
+def with_effort(
+    effort: str | None, budget: str | float | None, trials: int | None
+) -> tuple[str | float | None, int | None]:
+    """Budget and trials; what is given goes before what the effort says.
+
+    Raises:
+        TuningError: There is no such effort.
+    """
+    if effort is None:
+        return ("10m" if budget == FROM_EFFORT else budget), trials
+    if effort not in EFFORTS:
+        raise TuningError(f"`effort`={effort!r} is unknown; {nearest(effort, EFFORTS)}")
+    usual, most = EFFORTS[cast("Effort", effort)]
+    return (usual if budget == FROM_EFFORT else budget), most if trials is None else trials
 
 
 class BudgetSpentError(Exception):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dllmc.runtime import Engine
     from dllmc.tasks import Sample, Task
-    from dllmc.tuning_db import EvidenceStore, Outcome, QualityEvidence, SpeedEvidence
+    from dllmc.tuning_db import EvidenceStore, Objective, Outcome, QualityEvidence, SpeedEvidence
     from dllmc.tuning_db.evidence import Phase
 
 NAMED: Final = {"QUALITY_REFERENCE": QUALITY_REFERENCE, "SPEED_BASELINE": SPEED_BASELINE}
@@ -67,6 +67,7 @@ class Evaluator:
         batch: Prompts decoded together.
         evidence: Where outcomes and timings are kept.
         clock: Seconds from any start.
+        objective: What is timed.
     """
 
     def __init__(
@@ -78,10 +79,17 @@ class Evaluator:
         batch: int,
         evidence: EvidenceStore,
         clock: Callable[[], float],
+        objective: Objective = "throughput",
     ) -> None:
         self.engine = engine
         self.task = task
-        self.key: Key = key_of(engine, task=task.name, batch=batch, max_new_tokens=max_new_tokens)
+        self.key: Key = key_of(
+            engine,
+            task=task.name,
+            batch=batch,
+            max_new_tokens=max_new_tokens,
+            objective=objective,
+        )
         self.decoded = 0
         self._evidence = evidence
         self._clock = clock
@@ -98,6 +106,7 @@ class Evaluator:
             batch=batch,
             evidence=self._evidence,
             clock=self._clock,
+            objective=self.key.workload.objective,
         )
 
     def outcomes(self, config: DecodingConfig) -> dict[str, Outcome]:
@@ -114,7 +123,7 @@ class Evaluator:
         return [pair for pair in found if pair.against == against and pair.phase == phase]
 
     def decode(self, config: DecodingConfig, batch: Batch) -> tuple[float, int]:
-        """Seconds and response tokens of decoding `batch`.
+        """Seconds that the objective counts, and response tokens, of decoding `batch`.
 
         What is already known of a prompt stays: it counts once.
 
@@ -131,6 +140,10 @@ class Evaluator:
             batch=len(batch.samples),
         )
         seconds = max(self._clock() - begun, 1e-9)
+        if workload.objective == "first-block":
+            # A response that ended early never had a whole first block: all of it counts.
+            firsts = [seconds if t is None else t for t in output.first_block_seconds]
+            seconds = max(sum(firsts) / len(firsts), 1e-9)
         self.decoded += len(batch.samples)
         self._warm.add(config.canonical_json())
         if output.text is None:

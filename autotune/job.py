@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dllmc.autotune.space import SearchSpace
     from dllmc.policies.config import DecodingConfig
     from dllmc.tasks import Task
-    from dllmc.tuning_db import Store
+    from dllmc.tuning_db import Objective, Store
 
 # Changes whenever a study of an earlier protocol must not be continued.
 PROTOCOL: Final = 1
@@ -38,6 +38,7 @@ class Settings:
         trials: Trials in all, or None.
         narrowing: What to search of the space.
         command: What repeats the job.
+        objective: What is to be fast.
     """
 
     margin: float
@@ -47,6 +48,7 @@ class Settings:
     trials: int | None
     narrowing: Mapping[str, Any]
     command: str
+    objective: Objective = "throughput"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class Prediction:
 
 def check_predictions(job: Job, pilot: Pilot, timed: Sequence[Timed]) -> list[Prediction]:
     """Predict the speeds of the short list, as time allows, and keep what was learnt for it."""
+    if job.settings.objective == "first-block":
+        return []  # plans say how long a decode takes, not when its first block is finished
     evaluator, batches = job.evaluator, pilot.tune[:_BATCHES]
     model = CostModel(evaluator.engine, evaluator.key, PlanSpeedStore(job.store), job.budget.clock)
     names = [batch.ids for batch in batches]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,48 +9,33 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import TrialState
 
-from dllmc.autotune.budget import Budget, BudgetSpentError, parse_budget
+from dllmc.autotune.budget import FROM_EFFORT, BudgetSpentError, Effort
 from dllmc.autotune.confirm import baseline_passes, confirm
 from dllmc.autotune.details import details
-from dllmc.autotune.evaluator import Evaluator, batches
-from dllmc.autotune.job import PROTOCOL, Job, Settings
-from dllmc.autotune.liveness import Session, Watch
+from dllmc.autotune.opening import open_job
 from dllmc.autotune.page import write as write_page
 from dllmc.autotune.prediction import check_predictions
 from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
-from dllmc.autotune.progress import rich_progress, silent
 from dllmc.autotune.publish import keep_verdicts, make_record, report_rows, smallest_batch
 from dllmc.autotune.report import TuningReport, WorkerReport
 from dllmc.autotune.retiming import time_finalists
 from dllmc.autotune.search import search
 from dllmc.autotune.shortlist import shortlist
 from dllmc.autotune.sizing import finalists
-from dllmc.autotune.space import search_space
-from dllmc.autotune.storage import parse_storage
-from dllmc.autotune.study import open_study
 from dllmc.policies.config import SAFE
-from dllmc.runtime.records import key_of
 from dllmc.spec import TuningError
-from dllmc.tasks import get_task
-from dllmc.tuning_db import EvidenceStore, Store, default_root, list_records, split_digest
+from dllmc.tuning_db import Objective, Store, list_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import optuna
 
+    from dllmc.autotune.job import Job
     from dllmc.autotune.progress import Callback
-    from dllmc.autotune.space import SearchSpace
     from dllmc.runtime import Engine
     from dllmc.tasks import Task
     from dllmc.tuning_db import Record
-
-# Tune prompts that tell whether a task is still the one that a study was begun with.
-_PROBE = 64
-
-# Seconds. A program takes some 10 of them to compile on two cores, and each set of statistics
-# and form of inputs that policies ask for is one.
-_SHORT = 600
 
 
 def tune(
@@ -61,11 +43,13 @@ def tune(
     task: str | Task,
     *,
     margin: float = 0.02,
-    budget: str | float | None = "10m",
+    budget: str | float | None = FROM_EFFORT,
     trials: int | None = None,
+    effort: Effort | None = None,
+    objective: Objective = "throughput",
     db: Path | str | Store | None = None,
     storage: Path | str | None = None,
-    batch: int = 16,
+    batch: int | None = None,
     max_new_tokens: int | None = None,
     seed: int = 0,
     space: Mapping[str, Any] | None = None,
@@ -87,12 +71,16 @@ def tune(
         margin: Loss of right answers against `QUALITY_REFERENCE` that is allowed, as a
             difference of shares.
         budget: Time for the whole job, earlier runs of it included: seconds or a text such as
-            `90s` or `10m`; None for as long as the trials take.
-        trials: Configurations to evaluate at most; None leaves it to the budget.
+            `90s` or `10m`; None for as long as the trials take; by default that of `effort`, or
+            ten minutes.
+        trials: Configurations to evaluate at most; None leaves it to `effort`, or the budget.
+        effort: `quick`, `standard` or `thorough`: see `dllmc.autotune.budget.EFFORTS`.
+        objective: What is to be short: `throughput` the time of a batch, `latency` that of a
+            prompt alone, `first-block` the time until the first block of a prompt is committed.
         db: Tuning database; None takes the one that `engine` looks records up in.
         storage: Of the Optuna study, see `dllmc.autotune.storage`; None is an SQLite file next to
             the database. Where several processes work on a job, the database is shared too.
-        batch: Prompts decoded together.
+        batch: Prompts decoded together; 16 by default for throughput, else 1.
         max_new_tokens: Response length in tokens; None takes the task's.
         seed: Of search and prompts; another seed is another job, with fresh prompts where the
             task generates them.
@@ -109,12 +97,14 @@ def tune(
             work on the same job.
         TuningDatabaseError: The database is of a newer version or cannot be written.
     """
-    with _job(
+    with open_job(
         engine,
         task,
         margin=margin,
         budget=budget,
         trials=trials,
+        effort=effort,
+        objective=objective,
         db=db,
         storage=storage,
         batch=batch,
@@ -143,79 +133,8 @@ def help_tune(engine: Engine, task: str | Task, **options: Any) -> WorkerReport:
         TuningError: An argument is wrong, or the storage cannot be used.
         TuningDatabaseError: The database is of a newer version or cannot be written.
     """
-    with _job(engine, task, helps=True, **options) as job:
+    with open_job(engine, task, helps=True, **options) as job:
         return _help(job)
-
-
-@contextlib.contextmanager
-def _job(
-    engine: Engine,
-    task: str | Task,
-    *,
-    helps: bool = False,
-    margin: float = 0.02,
-    budget: str | float | None = "10m",
-    trials: int | None = None,
-    db: Path | str | Store | None = None,
-    storage: Path | str | None = None,
-    batch: int = 16,
-    max_new_tokens: int | None = None,
-    seed: int = 0,
-    space: Mapping[str, Any] | None = None,
-    progress: Callback | Literal["rich"] | None = "rich",
-    clock: Callable[[], float] = time.perf_counter,
-) -> Iterator[Job]:
-    seconds = parse_budget(budget)
-    _check(margin, trials, batch, max_new_tokens)
-    found = get_task(task) if isinstance(task, str) else task
-    length = max_new_tokens or found.max_new_tokens
-    store = db if isinstance(db, Store) else Store(db or engine.database or default_root())
-    settings = Settings(
-        margin=margin,
-        batch=batch,
-        length=length,
-        seed=seed,
-        trials=trials,
-        narrowing=dict(space or {}),
-        command=_command(engine, found, margin, budget, trials, batch, seed, space),
-    )
-    short = seconds is not None and seconds < _SHORT
-    allowed = search_space(engine.spec, length, space, same_programs=short)
-    identity = _identity(engine, found, settings, allowed)
-    name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
-    where = storage or store.root / "studies.sqlite3"
-    shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
-    with (
-        open_study(where, name, identity, seed, alone=not helps) as study,
-        Session(study) as session,
-        shown as callback,
-    ):
-        spent = 0.0 if helps else float(study.user_attrs.get("spent", 0.0))
-        job = Job(
-            settings=settings,
-            task=found,
-            space=allowed,
-            evaluator=Evaluator(
-                engine,
-                found,
-                max_new_tokens=length,
-                batch=batch,
-                evidence=EvidenceStore(store),
-                clock=clock,
-            ),
-            study=study,
-            store=store,
-            budget=Budget(seconds, spent, clock),
-            callback=callback,
-            storage=str(parse_storage(where)),
-            session=session.id,
-            watch=Watch(study),
-            helps=helps,
-        )
-        try:
-            yield job
-        finally:
-            job.save_spent()
 
 
 def _help(job: Job) -> WorkerReport:
@@ -287,37 +206,6 @@ def _run(job: Job, page: Path | None) -> TuningReport:
     return report
 
 
-def _check(margin: float, trials: int | None, batch: int, max_new_tokens: int | None) -> None:
-    if not (0 < margin < 1) or math.isnan(margin):
-        raise TuningError(
-            f"`margin`={margin!r} must be between 0 and 1, both excluded; 0.02 allows to lose 2 "
-            "of 100 right answers"
-        )
-    for name, value in (("trials", trials), ("batch", batch), ("max_new_tokens", max_new_tokens)):
-        if value is not None and value < 1:
-            raise TuningError(f"`{name}`={value} must be at least 1")
-
-
-def _identity(
-    engine: Engine, task: Task, settings: Settings, allowed: SearchSpace
-) -> dict[str, Any]:
-    """What the results of a study depend on; a study with another identity is another study."""
-    key = key_of(engine, task=task.name, batch=settings.batch, max_new_tokens=settings.length)
-    probe = batches(task.samples("tune", _PROBE, settings.seed), _PROBE)[0]
-    identity = {
-        "protocol": PROTOCOL,
-        **key.identity(),
-        "margin": settings.margin,
-        "prompts": probe.id,
-        "seed": settings.seed,
-        "space": settings.narrowing,
-        # Optuna refuses other choices in the same study.
-        "kinds": allowed.kinds,
-    }
-    # As it comes back from the storage: lists for tuples.
-    return dict(json.loads(json.dumps(identity)))
-
-
 def _counts(study: optuna.Study) -> dict[str, int]:
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
     refused = sum("refused" in trial.user_attrs for trial in trials)
@@ -341,21 +229,3 @@ def _notes(job: Job, record: Record) -> list[str]:
         f"the confirm prompts of {job.task.name} were used by {len(earlier)} earlier jobs; each "
         "use makes a lucky pass likelier, add fresh prompts now and then"
     ]
-
-
-def _command(
-    engine: Engine,
-    task: Task,
-    margin: float,
-    budget: str | float | None,
-    trials: int | None,
-    batch: int,
-    seed: int,
-    space: Mapping[str, Any] | None,
-) -> str:
-    words = [f"dllmc tune {engine.name} --task {task.name} --margin {margin:g}"]
-    words += [] if budget is None else [f"--budget {budget}"]
-    words += [] if trials is None else [f"--trials {trials}"]
-    words += [f"--batch {batch} --seed {seed}"]
-    words += [f"--space {key}={value}" for key, value in (space or {}).items()]
-    return " ".join(words)

@@ -55,8 +55,10 @@ def world(seed: int) -> tuple[Callable[[DecodingConfig], float], float]:
     return lost, rng.choice((0.002, 0.01, 0.03))
 
 
-def true_loss(lost: float, discordance: float) -> float:
+def true_loss(config: DecodingConfig, lost: float, discordance: float) -> float:
     """The expected difference of right answers, flips included."""
+    if config.commit.kind == "quota" and config.commit.steps is None:
+        return lost  # one token per step is never flipped, whatever the cache
     share = REFERENCE_QUALITY - lost
     return REFERENCE_QUALITY - (share * (1 - discordance) + (1 - share) * discordance)
 
@@ -80,9 +82,12 @@ def run(seed: int) -> dict[str, Any]:
             clock=engine.clock,
         )
     confirmed = report.status == "confirmed"
-    truth = true_loss(lost(report.config), discordance) if confirmed else 0.0
+    config = report.config
+    truth = true_loss(config, lost(config), discordance) if confirmed else 0.0
     possible = [
-        v.config for v in report.verdicts if true_loss(lost(v.config), discordance) < MARGIN / 4
+        v.config
+        for v in report.verdicts
+        if true_loss(v.config, lost(v.config), discordance) < MARGIN / 4
     ]
     return {
         "seed": seed,

@@ -65,6 +65,7 @@ class Request:
         database: Folder of the tuning database; None is the user's.
         auxiliary: The autoregressive model that the configuration asks, as `subject`.
         allow: Levels of records to apply besides those that are safe.
+        objective: What the record is wanted to be tuned for.
     """
 
     subject: str
@@ -79,6 +80,7 @@ class Request:
     database: str | None = None
     auxiliary: str | None = None
     allow: Sequence[str] = ()
+    objective: str = "throughput"
 
 
 @dataclass(frozen=True)
@@ -201,14 +203,19 @@ def _by_reference(request: Request, config: DecodingConfig | None, task: str | N
 def _choose(
     engine: Engine, request: Request, config: DecodingConfig | None, task: str | None, length: int
 ) -> Choice:
-    from dllmc.runtime.records import Choice, choose_record
+    from dllmc.runtime.records import Choice, choose_record, read_objective
 
     changes = request.overrides
     if config is not None:
         return Choice(config.replace(**changes), None, "GIVEN", ())
     batch = min(_BATCH, len(request.prompts))
     found = choose_record(
-        engine, task=task, batch=batch, max_new_tokens=length, allow=request.allow
+        engine,
+        task=task,
+        batch=batch,
+        max_new_tokens=length,
+        allow=request.allow,
+        objective=read_objective(request.objective),
     )
     if not changes:
         return found

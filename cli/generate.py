@@ -52,6 +52,9 @@ def command(
         list[str] | None,
         typer.Option(help="Apply records of this level too: other-task, family."),
     ] = None,
+    objective: Annotated[
+        str, typer.Option(help="Records tuned for throughput, latency or first-block.")
+    ] = "throughput",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Decode each PROMPT with the tuning record that fits best, or as CONFIG says."""
@@ -74,6 +77,7 @@ def command(
         database=db,
         auxiliary=auxiliary,
         allow=allow or (),
+        objective=objective,
     )
     decoded = _decode.run(request, engine)
     if json:

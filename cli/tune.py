@@ -21,9 +21,19 @@ def command(
     art: Annotated[str, typer.Argument(metavar="ART", help="An artifact, or a model.")],
     task: Annotated[list[str], typer.Option(help="Name or JSONL file; may be repeated.")],
     margin: Annotated[float, typer.Option(help="Loss of right answers allowed.")] = 0.02,
-    budget: Annotated[str, typer.Option(help="Time per task: 90s, 10m, 1.5h.")] = "10m",
+    effort: Annotated[
+        str | None, typer.Option(help="quick, standard or thorough: time and trials.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time per task: 90s, 10m, 1.5h; 10m by default.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="What is to be fast: throughput, latency or first-block.")
+    ] = "throughput",
     trials: Annotated[int | None, typer.Option(help="Configurations at most.")] = None,
-    batch: Annotated[int, typer.Option(help="Prompts decoded together.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(help="Prompts decoded together; 16 for throughput, else 1.")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
     seed: Annotated[int, typer.Option(help="Of search and prompts.")] = 0,
     space: Annotated[
@@ -70,7 +80,9 @@ def command(
     engine = open_engine(art, backend=backend, device=device, database=db)
     options: dict[str, Any] = {
         "margin": margin,
-        "budget": budget,
+        "budget": autotune.FROM_EFFORT if budget is None else budget,
+        "effort": effort,
+        "objective": objective,
         "trials": trials,
         "db": db,
         "storage": storage,

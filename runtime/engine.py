@@ -12,7 +12,6 @@ import torch
 
 from dllmc import kernels
 from dllmc.artifact import Messages, Package, load_package
-from dllmc.policies.config import DecodingConfig
 from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
@@ -28,7 +27,7 @@ from dllmc.runtime.programs import (
     Programs,
     Selects,
 )
-from dllmc.runtime.records import Choice, choose_record
+from dllmc.runtime.records import choose
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
@@ -37,7 +36,9 @@ from dllmc.spec import PromptError, UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dllmc.policies.config import DecodingConfig
     from dllmc.spec import DenoiserSpec, HardwareKey, StepPlan
+    from dllmc.tuning_db import Objective
 
 Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | torch.Tensor
 
@@ -282,6 +283,7 @@ class Engine:
         batch: int | None = None,
         streams: Sequence[int] | None = None,
         allow: Sequence[str] = (),
+        objective: Objective = "throughput",
     ) -> Output:
         """Decode one prompt, or several.
 
@@ -295,6 +297,7 @@ class Engine:
             streams: Noise stream of each prompt; its index by default.
             allow: Levels of records to apply besides those that are safe: `other-task` of other
                 prompts, `family` of other weights.
+            objective: What records are wanted to be tuned for.
 
         Raises:
             ConfigError: The configuration is invalid or does not fit the response.
@@ -308,7 +311,15 @@ class Engine:
             raise UsageError(f"`batch`={width} must be at least 1")
         for given in prompts:
             self.spec.prepare_prompt(given, length)
-        choice = self._choose(config, task, min(width, len(prompts)), length, allow)
+        choice = choose(
+            self,
+            config,
+            task=task,
+            batch=min(width, len(prompts)),
+            max_new_tokens=length,
+            allow=allow,
+            objective=objective,
+        )
         numbers = list(streams) if streams is not None else list(range(len(prompts)))
         states: list[DecodeState] = []
         tokens: list[list[int]] = []
@@ -345,6 +356,7 @@ class Engine:
                 ]
             ),
             seconds=time.perf_counter() - begun,
+            first_block_seconds=pick([state.first_block_seconds for state in states]),
         )
 
     def chat(self, messages: Messages | Sequence[Messages], **options: Any) -> Output:
@@ -378,19 +390,3 @@ class Engine:
     def _response_length(self) -> int:
         slots = self.spec.prompt_slots
         return self.spec.max_length - slots if slots is not None else _DEFAULT_RESPONSE
-
-    def _choose(
-        self,
-        config: DecodingConfig | Mapping[str, Any] | str,
-        task: str | None,
-        batch: int,
-        length: int,
-        allow: Sequence[str],
-    ) -> Choice:
-        if isinstance(config, DecodingConfig):
-            return Choice(config, None, "GIVEN", ())
-        if isinstance(config, Mapping):
-            return Choice(DecodingConfig(**config), None, "GIVEN", ())
-        if config != "auto":
-            return Choice(DecodingConfig.from_json(config), None, "GIVEN", ())
-        return choose_record(self, task=task, batch=batch, max_new_tokens=length, allow=allow)

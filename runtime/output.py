@@ -30,6 +30,8 @@ class Output:
         reasons: Why this record, or why none.
         trace: A `Trace`: what each evaluation evaluated and committed.
         seconds: Wall time of the whole call.
+        first_block_seconds: From when the sequence was laid out until its first block was
+            committed; None where it ended before.
     """
 
     text: Any
@@ -43,3 +45,4 @@ class Output:
     reasons: Sequence[str]
     trace: Any
     seconds: float
+    first_block_seconds: Any

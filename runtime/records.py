@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from dllmc.policies.config import SAFE, DecodingConfig
 from dllmc.spec import ConfigError, TuningDatabaseError, UsageError, nearest
@@ -11,6 +12,7 @@ from dllmc.tuning_db import (
     Key,
     Level,
     ModelKey,
+    Objective,
     Record,
     Unavailable,
     Workload,
@@ -57,6 +59,18 @@ def read_levels(words: Sequence[str]) -> list[Level]:
     return [ALLOWED[word] for word in words]
 
 
+def read_objective(word: str) -> Objective:
+    """The objective called `word`.
+
+    Raises:
+        UsageError: There is none.
+    """
+    for known in get_args(Objective):
+        if word == known:
+            return cast("Objective", known)
+    raise UsageError(f"`objective`={word!r} is unknown; {nearest(word, get_args(Objective))}")
+
+
 class PackagedRecords:
     """The records that a package carries, as a layer of the lookup."""
 
@@ -75,7 +89,14 @@ class PackagedRecords:
         return self._records
 
 
-def key_of(engine: Engine, *, task: str | None, batch: int, max_new_tokens: int) -> Key:
+def key_of(
+    engine: Engine,
+    *,
+    task: str | None,
+    batch: int,
+    max_new_tokens: int,
+    objective: Objective = "throughput",
+) -> Key:
     """The circumstances under which `engine` is asked to decode."""
     model = ModelKey(
         name=engine.name,
@@ -91,8 +112,29 @@ def key_of(engine: Engine, *, task: str | None, batch: int, max_new_tokens: int)
         software=engine.software,
         execution=engine.execution,
         numerics=engine.numerics,
-        workload=Workload(task=task, max_new_tokens=max_new_tokens, batch=batch),
+        workload=Workload(
+            task=task, max_new_tokens=max_new_tokens, batch=batch, objective=objective
+        ),
     )
+
+
+def choose(
+    engine: Engine,
+    config: DecodingConfig | Mapping[str, Any] | str,
+    **circumstances: Any,
+) -> Choice:
+    """What `config` says, or where it is `auto` what `choose_record` finds.
+
+    Raises:
+        ConfigError: The configuration is invalid.
+    """
+    if isinstance(config, Mapping):
+        config = DecodingConfig(**config)
+    elif isinstance(config, str) and config != "auto":
+        config = DecodingConfig.from_json(config)
+    if isinstance(config, DecodingConfig):
+        return Choice(config, None, "GIVEN", ())
+    return choose_record(engine, **circumstances)
 
 
 def choose_record(
@@ -102,6 +144,7 @@ def choose_record(
     batch: int,
     max_new_tokens: int,
     allow: Sequence[str] = (),
+    objective: Objective = "throughput",
 ) -> Choice:
     """The configuration of the record that fits best, or `SAFE`.
 
@@ -111,16 +154,19 @@ def choose_record(
         batch: Sequences decoded together.
         max_new_tokens: Response length in tokens.
         allow: Levels to apply although they are never applied silently: `other-task`, `family`.
+        objective: What the record is wanted to be tuned for.
 
     Raises:
         TuningDatabaseError: The database is of a newer version.
         UsageError: There is no such level.
     """
-    levels = read_levels(allow)
+    levels, objective = read_levels(allow), read_objective(objective)
     packaged = PackagedRecords(engine.package.records)
     others = layers(db=engine.database)
     problems = [layer.problem for layer in others if isinstance(layer, Unavailable)]
-    key = key_of(engine, task=task, batch=batch, max_new_tokens=max_new_tokens)
+    key = key_of(
+        engine, task=task, batch=batch, max_new_tokens=max_new_tokens, objective=objective
+    )
     match = lookup(key, [packaged, *others], allow=levels)
     reasons = [*match.reasons, *packaged.problems, *problems]
     if match.config is None or match.record is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 from dllmc.policies.constrain import check_length
@@ -87,6 +88,9 @@ class DecodeState:
         self.nfe = 0
         self.draws = 0
         self.done = False
+        self.opened = time.perf_counter()
+        self.first_block_seconds: float | None = None
+        self._first_end = self.blocks[0].span[1]
         self.trace: list[TraceStep] = []
         self.needs: list[tuple[Need, int]] = []
         self._evaluation: Evaluation | None = None
@@ -233,6 +237,9 @@ class DecodeState:
         stopped = did.finished and (not revises or self.step == 0) and not self.pending
         self.done = stopped or self.block_index == len(self.blocks)
         self._ask_jointly(evaluation, same_block=self.block_index == block)
+        first = range(self.response_start, min(self._first_end, self.length))
+        if self.first_block_seconds is None and self.masked.isdisjoint(first):
+            self.first_block_seconds = time.perf_counter() - self.opened
 
     def _ask_jointly(self, evaluation: Evaluation, *, same_block: bool) -> None:
         """Let the joint sampler be asked next, as often as it may after an evaluation."""
@@ -336,6 +343,8 @@ class DecodeState:
         """End the block where its schedule chose, and the response where it was cut."""
         if did.end is not None:
             self.blocks[self.block_index] = self.current.ending(did.end)
+            if self.block_index == 0:
+                self._first_end = did.end
         if did.cut is not None and did.cut < self.length:
             self.length = did.cut
             del self.tokens[did.cut :]

@@ -57,6 +57,11 @@ class QualityKey(Part):
     max_new_tokens: int
     config: Config
 
+    @property
+    def id(self) -> str:
+        """What its file is called."""
+        return short_id(self.model_dump(mode="json"))
+
 
 class QualityEvidence(Part):
     """Outcomes of one configuration by prompt.
@@ -99,7 +104,7 @@ class QualityEvidence(Part):
 
     def absorb(self, other: Self) -> None:
         """Take up outcomes of `other` for prompts that have none here."""
-        for sample in other.outcomes.keys() - self.outcomes.keys():
+        for sample in [name for name in other.outcomes if name not in self.outcomes]:
             outcome, plans = other.outcomes[sample], other.plans_of(sample)
             self.add(sample, outcome.correct, outcome.nfe, (), plans)
             self.outcomes[sample] = self.outcomes[sample]._replace(answer=outcome.answer)
@@ -117,6 +122,13 @@ class SpeedKey(Part):
     execution: str
     workload: Workload
     config: Config
+
+    @property
+    def id(self) -> str:
+        """What its file is called."""
+        value = self.model_dump(mode="json")
+        value["workload"] = self.workload.identity()
+        return short_id(value)
 
 
 class Pair(Part):
@@ -178,12 +190,14 @@ class EvidenceStore:
 
     def quality(self, key: QualityKey) -> QualityEvidence:
         """What is known of the answers under `key`."""
-        found = QualityEvidence(key=key)
-        for path in self._paths(self.quality_path(key)):
+        own, *earlier = self._paths(self.quality_path(key))
+        found = read_evidence(own, QualityEvidence)
+        if found is None or found.key != key:
+            found = QualityEvidence(key=key)
+        for path in earlier:
             known = read_evidence(path, QualityEvidence)
             if known is not None and known.key == key:
-                own = path.is_relative_to(self._store.folder)
-                found.absorb(known if own else known.without_plans())
+                found.absorb(known.without_plans())
         return found
 
     def every_quality(self, weights_sha256: str) -> Iterator[QualityEvidence]:
@@ -238,12 +252,12 @@ class EvidenceStore:
     def quality_path(self, key: QualityKey) -> Path:
         """The file of `key`, whether it is there or not."""
         folder = self._store.folder / EVIDENCE / "quality" / key.weights_sha256[:16]
-        return folder / f"{short_id(key.model_dump(mode='json'))}.json"
+        return folder / f"{key.id}.json"
 
     def speed_path(self, key: SpeedKey) -> Path:
         """The file of `key`, whether it is there or not."""
         folder = self._store.folder / EVIDENCE / "speed" / folder_name(key.hardware.id)
-        name = f"{short_id(key.model_dump(mode='json'))}.json"
+        name = f"{key.id}.json"
         return folder / key.weights_sha256[:16] / name
 
 
@@ -261,7 +275,7 @@ def evidence_problems(store: Store) -> list[str]:
             except ValidationError as error:
                 found.append(f"{path} has {error.error_count()} wrong fields; it counts as absent")
                 continue
-            if path.stem != short_id(evidence.key.model_dump(mode="json")):
+            if path.stem != evidence.key.id:
                 found.append(f"{path} holds another key than its name says; it counts as absent")
     return found
 

@@ -225,7 +225,7 @@ def _judge(
             return Level.EXACT, (0.0,), None
         reason = (
             f"it was timed at batch {key.workload.batch} and {key.workload.max_new_tokens} new "
-            "tokens; tune with these for level EXACT"
+            f"tokens for {key.workload.objective}; tune with what you decode for level EXACT"
         )
         return Level.BUCKET, (distance,), reason
     return _stale(query, record)
@@ -304,7 +304,8 @@ def _stale(query: Key, record: Record) -> tuple[Level, tuple[float, ...], str | 
 
 def _workload_distance(query: Key, key: Key) -> float:
     asked, measured = query.workload, key.workload
-    return math.hypot(
+    # Another objective is as far as a batch three times as large.
+    return (asked.objective != measured.objective) * math.log(3) + math.hypot(
         math.log(asked.batch / measured.batch),
         math.log(asked.max_new_tokens / measured.max_new_tokens),
     )

@@ -15,6 +15,9 @@ Status = Literal["searched", "confirmed", "rejected", "safe", "superseded"]
 Reject = Literal["quality", "speed", "prompts", "time", "nothing-feasible"]
 """Why nothing is applied: too many answers lost; not surely faster; too few prompts for the
 margin; too little time; no configuration kept its quality in the search."""
+Objective = Literal["throughput", "latency", "first-block"]
+"""What is to be short: the time of a batch of prompts; of a prompt alone; or until the first block
+of a prompt is committed, which is what a reader waits for."""
 Config = dict[str, Any]
 """A decoding configuration as JSON object; this room does not know policies."""
 
@@ -52,11 +55,20 @@ class Workload(Part):
         task: Name of the task; None where a query names none.
         max_new_tokens: Length of the response, in tokens.
         batch: Sequences decoded together.
+        objective: What is to be fast.
     """
 
     task: str | None
     max_new_tokens: int = Field(gt=0)
     batch: int = Field(gt=0)
+    objective: Objective = "throughput"
+
+    def identity(self) -> dict[str, Any]:
+        """What tells workloads apart, as JSON."""
+        value = self.model_dump(mode="json")
+        if self.objective == "throughput":
+            del value["objective"]  # the only one that schema 1 knew
+        return value
 
 
 class Key(Part):
@@ -87,6 +99,7 @@ class Key(Part):
         value = self.model_dump(mode="json")
         del value["model"]["name"]
         value["model"] = {k: v for k, v in value["model"].items() if v is not None}
+        value["workload"] = self.workload.identity()
         return value
 
     def environment(self) -> dict[str, Any]:

@@ -1,0 +1,187 @@
+"""What a tuning job begins with: its arguments checked, its study opened, its clock started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from dllmc.autotune.budget import FROM_EFFORT, Budget, Effort, parse_budget, with_effort
+from dllmc.autotune.evaluator import Evaluator, batches
+from dllmc.autotune.job import PROTOCOL, Job, Settings
+from dllmc.autotune.liveness import Session, Watch
+from dllmc.autotune.progress import rich_progress, silent
+from dllmc.autotune.space import search_space
+from dllmc.autotune.storage import parse_storage
+from dllmc.autotune.study import open_study
+from dllmc.runtime.records import key_of
+from dllmc.spec import TuningError, nearest
+from dllmc.tasks import get_task
+from dllmc.tuning_db import EvidenceStore, Objective, Store, default_root, split_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from dllmc.autotune.progress import Callback
+    from dllmc.autotune.space import SearchSpace
+    from dllmc.runtime import Engine
+    from dllmc.tasks import Task
+
+# Tune prompts that tell whether a task is still the one that a study was begun with.
+_PROBE: Final = 64
+
+# Seconds. A program takes some 10 of them to compile on two cores, and each set of statistics
+# and form of inputs that policies ask for is one.
+_SHORT: Final = 600
+
+
+@contextlib.contextmanager
+def open_job(
+    engine: Engine,
+    task: str | Task,
+    *,
+    helps: bool = False,
+    margin: float = 0.02,
+    budget: str | float | None = FROM_EFFORT,
+    trials: int | None = None,
+    effort: Effort | None = None,
+    objective: Objective = "throughput",
+    db: Path | str | Store | None = None,
+    storage: Path | str | None = None,
+    batch: int | None = None,
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    space: Mapping[str, Any] | None = None,
+    progress: Callback | Literal["rich"] | None = "rich",
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Job]:
+    """A job under way, with the arguments of `tune`; `helps` says that another process ends it.
+
+    Raises:
+        TuningError: As `tune` does.
+        TaskError: There is no such task, or its file is wrong.
+    """
+    budget, trials = with_effort(effort, budget, trials)
+    seconds = parse_budget(budget)
+    _check(margin, trials, batch, max_new_tokens, objective)
+    batch = batch or (16 if objective == "throughput" else 1)
+    found = get_task(task) if isinstance(task, str) else task
+    length = max_new_tokens or found.max_new_tokens
+    store = db if isinstance(db, Store) else Store(db or engine.database or default_root())
+    settings = Settings(
+        margin=margin,
+        batch=batch,
+        length=length,
+        seed=seed,
+        trials=trials,
+        narrowing=dict(space or {}),
+        command=_command(engine, found, margin, budget, trials, objective, batch, seed, space),
+        objective=objective,
+    )
+    short = seconds is not None and seconds < _SHORT
+    allowed = search_space(engine.spec, length, space, same_programs=short)
+    identity = _identity(engine, found, settings, allowed)
+    name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
+    where = storage or store.root / "studies.sqlite3"
+    shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
+    with (
+        open_study(where, name, identity, seed, alone=not helps) as study,
+        Session(study) as session,
+        shown as callback,
+    ):
+        spent = 0.0 if helps else float(study.user_attrs.get("spent", 0.0))
+        job = Job(
+            settings=settings,
+            task=found,
+            space=allowed,
+            evaluator=Evaluator(
+                engine,
+                found,
+                max_new_tokens=length,
+                batch=batch,
+                evidence=EvidenceStore(store),
+                clock=clock,
+                objective=objective,
+            ),
+            study=study,
+            store=store,
+            budget=Budget(seconds, spent, clock),
+            callback=callback,
+            storage=str(parse_storage(where)),
+            session=session.id,
+            watch=Watch(study),
+            helps=helps,
+        )
+        try:
+            yield job
+        finally:
+            job.save_spent()
+
+
+def _check(
+    margin: float,
+    trials: int | None,
+    batch: int | None,
+    max_new_tokens: int | None,
+    objective: str,
+) -> None:
+    if objective not in get_args(Objective):
+        hint = nearest(objective, get_args(Objective))
+        raise TuningError(f"`objective`={objective!r} is unknown; {hint}")
+    if not (0 < margin < 1) or math.isnan(margin):
+        raise TuningError(
+            f"`margin`={margin!r} must be between 0 and 1, both excluded; 0.02 allows to lose 2 "
+            "of 100 right answers"
+        )
+    for name, value in (("trials", trials), ("batch", batch), ("max_new_tokens", max_new_tokens)):
+        if value is not None and value < 1:
+            raise TuningError(f"`{name}`={value} must be at least 1")
+
+
+def _identity(
+    engine: Engine, task: Task, settings: Settings, allowed: SearchSpace
+) -> dict[str, Any]:
+    """What the results of a study depend on; a study with another identity is another study."""
+    key = key_of(
+        engine,
+        task=task.name,
+        batch=settings.batch,
+        max_new_tokens=settings.length,
+        objective=settings.objective,
+    )
+    probe = batches(task.samples("tune", _PROBE, settings.seed), _PROBE)[0]
+    identity = {
+        "protocol": PROTOCOL,
+        **key.identity(),
+        "margin": settings.margin,
+        "prompts": probe.id,
+        "seed": settings.seed,
+        "space": settings.narrowing,
+        # Optuna refuses other choices in the same study.
+        "kinds": allowed.kinds,
+    }
+    # As it comes back from the storage: lists for tuples.
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _command(
+    engine: Engine,
+    task: Task,
+    margin: float,
+    budget: str | float | None,
+    trials: int | None,
+    objective: str,
+    batch: int,
+    seed: int,
+    space: Mapping[str, Any] | None,
+) -> str:
+    words = [f"dllmc tune {engine.name} --task {task.name} --margin {margin:g}"]
+    words += [] if budget is None else [f"--budget {budget}"]
+    words += [] if trials is None else [f"--trials {trials}"]
+    words += [] if objective == "throughput" else [f"--objective {objective}"]
+    words += [f"--batch {batch} --seed {seed}"]
+    words += [f"--space {key}={value}" for key, value in (space or {}).items()]
+    return " ".join(words)
