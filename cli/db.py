@@ -196,7 +196,15 @@ def why(
 
 
 @app.command()
-def verify(db: _Database = None) -> None:
+def verify(
+    db: _Database = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="ART", help="Decode a sample of each record of its weights again."),
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Prompts per record, with --model.")] = 16,
+    backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+) -> None:
     """Check every file of the database; exit status 1 if something is wrong."""
     from dllmc.tuning_db import verify as problems_of
 
@@ -204,6 +212,13 @@ def verify(db: _Database = None) -> None:
     problems = problems_of(store)
     for problem in problems:
         say(problem)
+    if model is not None:
+        from dllmc.autotune.recheck import recheck
+        from dllmc.cli._subject import open_engine
+
+        for checked in recheck(open_engine(model, backend=backend), store, sample=sample):
+            say(str(checked))
+            problems += [str(checked)] if checked.problem is not None else []
     if problems:
         say(f"{len(problems)} problems in {store.root}")
         raise typer.Exit(1)
