@@ -7,7 +7,6 @@ evidence of a prompt, say what any batch of such prompts would have run (`dllmc.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from dllmc.runtime.kept import kept_slots
@@ -68,7 +67,6 @@ class Need(NamedTuple):
             raise PlanError(f"`{key}` is no key of an evaluation") from None
 
 
-@functools.lru_cache(maxsize=8192)
 def _need(
     spec: DenoiserSpec,
     dtype: str,
@@ -99,18 +97,25 @@ def _need(
 def need_of(state: DecodeState, dtype: str) -> Need:
     """What the next evaluation of `state` takes."""
     evaluation, lanes = state.evaluation(), len(state.drafts())
-    head_rows = len(evaluation.head)
-    return _need(
-        state.spec,
-        dtype,
-        (lanes, len(evaluation.rows), head_rows, state.length, scratch_of(state)),
-        state.statistics,
-        0 if evaluation.joint else state.config.belief.width,
-        kept_slots(state) if evaluation.kept else 0,
-        evaluation.keeps is not None,
-        state.config.verify.tree,
-        evaluation.joint,
-    )
+    sizes = (lanes, len(evaluation.rows), len(evaluation.head), state.length)
+    kept = kept_slots(state) if evaluation.kept else 0
+    saliency, joint = evaluation.keeps is not None, evaluation.joint
+    # Most evaluations of a sequence take what one before took, and a plan takes 10 us to make.
+    key = (sizes, state.statistics, kept, saliency, joint)
+    found = state.known_needs.get(key)
+    if found is None:
+        found = state.known_needs[key] = _need(
+            state.spec,
+            dtype,
+            (*sizes, scratch_of(state)),
+            state.statistics,
+            0 if joint else state.config.belief.width,
+            kept,
+            saliency,
+            state.config.verify.tree,
+            joint,
+        )
+    return found
 
 
 def cover(needs: Sequence[Need], slots: int, scratch: int) -> StepPlan:

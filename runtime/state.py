@@ -74,6 +74,7 @@ class DecodeState:
         for policy in config.policies:
             self.remembered |= policy.remembers(spec)
         self.structure = config.structure
+        self._statistics = config.statistics
         self.automaton = automaton
         self._text = (self.response_start, 0)
         if automaton is not None:
@@ -93,6 +94,7 @@ class DecodeState:
         self._first_end = self.blocks[0].span[1]
         self.trace: list[TraceStep] = []
         self.needs: list[tuple[Need, int]] = []
+        self.known_needs: dict[tuple[object, ...], Need] = {}
         self._evaluation: Evaluation | None = None
         self._begin_blocks()
 
@@ -208,9 +210,9 @@ class DecodeState:
     def statistics(self) -> str:
         """The statistics set that the next evaluation needs."""
         if self.evaluation().joint:
-            base, *extras = self.config.statistics.split("+")
+            base, *extras = self._statistics.split("+")
             return "+".join((base, *(extra for extra in extras if extra != "hidden")))
-        return self.config.statistics if self.evaluation().head else "none"
+        return self._statistics if self.evaluation().head else "none"
 
     def advance(self, did: Advance) -> None:
         """Account for one evaluation."""
