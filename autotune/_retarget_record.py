@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dllmc.autotune.evaluator import Batch, Evaluator
     from dllmc.autotune.timing import Ratio
     from dllmc.policies.config import DecodingConfig
+    from dllmc.tuning_db import Reject
     from dllmc.tuning_db.verdicts import StoredVerdict
 
 
@@ -50,6 +51,7 @@ class Circumstances:
         verdict: StoredVerdict | None = None,
         speed: Speed | None = None,
         reason: str | None = None,
+        reject: Reject | None = None,
     ) -> Record:
         """Of `config`; without a verdict, that nothing was found."""
         key = self.evaluator.key
@@ -68,6 +70,7 @@ class Circumstances:
             speed=speed,
             quality=None if verdict is None else quality_of(verdict),
             status="safe" if verdict is None else "confirmed",
+            reject=reject,
             reason=reason,
             provenance=Provenance(
                 study="retarget" if verdict is None else f"retarget of {verdict.study}",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dllmc.autotune.evaluator import Batch
     from dllmc.autotune.job import Job
     from dllmc.autotune.retiming import Timed
+    from dllmc.tuning_db import Reject
 
 
 # The prompts wanted give a candidate that loses nothing 80 % power. Few lose nothing at all, and
@@ -70,13 +71,15 @@ class Confirmation:
         prompts: The confirm prompts, in the order in which they were decoded.
         verdicts: In the order of testing.
         winner: The fastest that passed, or None.
-        reason: Why there is no winner.
+        reject: Why there is no winner, in one word.
+        reason: The same in full.
         seed: Of the prompts.
     """
 
     prompts: list[Batch] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     winner: Timed | None = None
+    reject: Reject | None = None
     reason: str | None = None
     seed: int = 0
 
@@ -102,10 +105,11 @@ def confirm(job: Job, finalists: Sequence[Timed]) -> Confirmation:
     """
     faster = [item for item in finalists if item.surely_faster]
     if not faster:
-        return Confirmation(reason=_why_none(job))
+        reject, reason = _why_none(job, any_feasible=job.best is not None)
+        return Confirmation(reject=reject, reason=reason)
     plan = _stored_plan(job, faster) or _plan(job, faster)
     if isinstance(plan, str):
-        return Confirmation(reason=plan)
+        return Confirmation(reject="prompts", reason=plan)
     plan.store(job)
     samples = job.task.samples("confirm", max(plan.sizes), plan.seed)
     done = Confirmation(prompts=batches(samples, job.settings.batch), seed=plan.seed)
@@ -124,6 +128,7 @@ def confirm(job: Job, finalists: Sequence[Timed]) -> Confirmation:
         done.winner = finalist
     if done.winner is None:
         done.reason = done.verdicts[0].reason
+        done.reject = "quality" if done.verdicts[0].n else "time"
     return done
 
 
@@ -241,14 +246,15 @@ def _hopeless(wins: int, losses: int, size: int, margin: float) -> bool:
     return noninferiority.p_value(wins, losses, size, margin) > noninferiority.ALPHA
 
 
-def _why_none(job: Job) -> str:
+def _why_none(job: Job, *, any_feasible: bool) -> tuple[Reject, str]:
     finished = job.study.get_trials(deepcopy=False, states=FINISHED)
     if len(finished) < len(job.study.trials) or not finished:
-        return (
+        return "time", (
             f"none of {len(finished)} configurations that there was time for kept its quality "
             "and was surely faster than SAFE; raise the budget"
         )
-    return f"none of {len(finished)} configurations kept its quality and was faster than SAFE"
+    reason = f"none of {len(finished)} configurations kept its quality and was faster than SAFE"
+    return "speed" if any_feasible else "nothing-feasible", reason
 
 
 def _line(verdict: Verdict) -> str:

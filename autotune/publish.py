@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -87,6 +88,7 @@ def make_record(
         speed=None if winner is None else _speed(job, winner),
         quality=None if verdict is None else _quality(job, done, verdict),
         status="safe" if winner is None else "confirmed",
+        reject=done.reject,
         reason=done.reason,
         provenance=Provenance(
             study=job.study.study_name,
@@ -98,6 +100,7 @@ def make_record(
             confirm=_split([b for b in done.prompts if _known(job, QUALITY_REFERENCE, b)]),
             noise_floor=pilot.noise_floor,
             margin=job.settings.margin,
+            host={"system": platform.platform(), "python": platform.python_version()},
         ),
     )
 

@@ -190,7 +190,7 @@ class _Retargeting:
                 predictions=predictions,
                 again=again,
             )
-        record = self.here.record(SAFE, reason=reason)
+        record = self.here.record(SAFE, reason=reason, reject="speed")
         return self._conclude(
             None, record=record, reason=reason, shown=shown, predictions=predictions
         )

@@ -195,6 +195,24 @@ def test_a_job_of_less_than_ten_minutes_that_searches_less_is_another_job(tmp_pa
     assert name(599, SPACE) == name(600, SPACE)
 
 
+@pytest.mark.parametrize(
+    ("cache", "threshold", "reject"),
+    # Slow and right; fast and wrong.
+    [("none", 1.0, "speed"), ("prefix", 0.1, "nothing-feasible")],
+)
+def test_a_record_of_nothing_says_why_in_one_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, threshold: float, reject: str
+) -> None:
+    if reject == "speed":
+        monkeypatch.setattr("planted_world.seconds_per_prompt", lambda _: 0.1)
+    space = SPACE | {"commit": "threshold", "commit.threshold": threshold, "cache": cache}
+    report = job(tmp_path, trials=3, budget=None, space=space)
+    [record] = Store(tmp_path).records()
+    assert record.status == report.status == "safe"
+    assert record.reject == reject
+    assert record.reason == report.reason
+
+
 def test_records_go_where_the_engine_looks_for_them(tmp_path: Path) -> None:
     engine = PlantedEngine(database=tmp_path / "mine")
     report = tune(engine, "copy", trials=2, budget=None, batch=64, progress=None)
