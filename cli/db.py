@@ -72,6 +72,9 @@ def show(
 def export(
     path: Annotated[str, typer.Argument(help="A new JSON file.")],
     records: Annotated[list[str] | None, typer.Argument(help="Ids; all by default.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only records of this status: confirmed, safe, ...")
+    ] = None,
     db: _Database = None,
 ) -> None:
     """Write records of the database into one file."""
@@ -79,6 +82,7 @@ def export(
 
     store = _open(db)
     chosen = [find_record([store], name).record for name in records or ()] or store.records()
+    chosen = [record for record in chosen if status in (None, record.status)]
     count = export_records(chosen, path)
     say(f"wrote {count} records to {path}")
 

@@ -205,3 +205,17 @@ def test_a_level_that_there_is_not_is_refused(dllmc: Callable, artifact: Path) -
     ran = dllmc("generate", artifact, "copy: a b", "--allow", "familly")
     assert ran.status == 2
     assert "`allow`='familly' is no level" in ran.err
+
+
+def test_records_of_one_status_are_exported(
+    dllmc: Callable, tmp_path: Path, record: Record
+) -> None:
+    store = Store(tmp_path / "db")
+    store.put(record)
+    store.put(
+        record.model_copy(update={"status": "rejected", "reason": "slow", "config": {"seed": 1}})
+    )
+    path = tmp_path / "out.json"
+    ran = dllmc("db", "export", path, "--status", "confirmed", "--db", store.root)
+    assert ran.status == 0, ran.err
+    assert [r["id"] for r in json.loads(path.read_text())["records"]] == [record.id]
