@@ -29,6 +29,9 @@ DOCUMENTS = sorted(path for path in (ROOT / "README.md", *(ROOT / "docs").glob("
 SHORTER = {
     "dllmc compile embedded -o model.dllm": "dllmc compile embedded -o model.dllm --backend eager",
     'backend="inductor"': 'backend="eager"',
+    "dllmc retarget model.dllm --task copy": (
+        "dllmc retarget model.dllm --task copy --budget 1s --max-new-tokens 8"
+    ),
     "--budget 90s": "--budget 5s --trials 1 --batch 4 --max-new-tokens 8",
     'budget="90s"': 'budget="5s", trials=1, batch=4, max_new_tokens=8',
     "dllmc bench model.dllm --task copy --batch 16": (
