@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from dllmc.autotune import fresh_process
 from dllmc.autotune.timing import Ratio, median_ratio
 from dllmc.policies.config import SPEED_BASELINE
 
@@ -20,6 +21,8 @@ _MOST_ROUNDS: Final = 9
 _FEWEST_ROUNDS: Final = 3
 # Share of the budget beyond the part's own after which one round has to do.
 _PATIENCE: Final = 0.08
+# Seconds of a budget from which on a new process times the short list.
+_LONG: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ def time_finalists(
     """
     evaluator = job.evaluator
     configs = [candidate.config for candidate in candidates]
+    if candidates and _has_time_for_a_process(job):
+        _time_in_new_process(job, pilot, configs, until)
     while candidates:
         rounds = min(_rounds(job, config) for config in configs)
         job.tell("timing", rounds, _MOST_ROUNDS)
@@ -76,6 +81,47 @@ def time_finalists(
             evaluator.keep(config, "SPEED_BASELINE", batch, "final", seconds, baseline, tokens)
     timed = [_conclude(job, pilot, candidate) for candidate in candidates]
     return sorted(timed, key=lambda item: item.ratio.median)
+
+
+def _has_time_for_a_process(job: Job) -> bool:
+    """Whether starting one, which may compile, is little of the budget."""
+    total, objective = job.budget.total, job.settings.objective
+    long = total is None or total >= _LONG
+    return long and objective != "first-block" and fresh_process.suits(job.evaluator.engine)
+
+
+def _time_in_new_process(
+    job: Job, pilot: Pilot, configs: Sequence[DecodingConfig], until: float
+) -> None:
+    """Time `configs` next to the baseline as `time_finalists` does, in a process of its own."""
+    evaluator = job.evaluator
+    left = _MOST_ROUNDS - min(_rounds(job, config) for config in configs)
+    if left <= 0:
+        return
+    encode = evaluator.engine.encode
+    batches = [[encode(s.prompt) for s in batch.samples] for batch in pilot.tune]
+    length = evaluator.key.workload.max_new_tokens
+    every = [SPEED_BASELINE, *configs]
+    known: dict[int, fresh_process.Decode] = {}
+    for decode in fresh_process.time_rounds(evaluator.engine, every, batches, length, left):
+        known[decode.config] = decode
+        if len(known) < len(every):
+            continue
+        base, batch = known.pop(0), pilot.tune[decode.round % len(pilot.tune)]
+        for index, own in known.items():
+            evaluator.keep(
+                every[index],
+                "SPEED_BASELINE",
+                batch,
+                "final",
+                own.seconds,
+                base.seconds,
+                own.tokens,
+            )
+        known = {}
+        job.tell("timing", decode.round + 1, _MOST_ROUNDS)
+        if job.budget.left(until) <= 0 and decode.round + 1 >= _FEWEST_ROUNDS:
+            break
 
 
 def tokens_per_second(job: Job, config: DecodingConfig) -> float:
