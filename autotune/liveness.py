@@ -8,6 +8,7 @@ known at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -68,8 +69,10 @@ class Session:
         self._over.set()
         self._thread.join()
         _open.discard(self.id)
-        # None says that it ended, and takes the place of a key, which no storage can delete.
-        self._study.set_user_attr(f"{_PREFIX}{self.id}", None)
+        # None says that it ended, and takes the place of a key, which no storage can delete. Where
+        # the storage was lost, there is something better to say.
+        with contextlib.suppress(Exception):
+            self._study.set_user_attr(f"{_PREFIX}{self.id}", None)
 
     def _go_on(self) -> None:
         count = 0

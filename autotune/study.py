@@ -9,6 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import optuna
+import sqlalchemy
 from optuna.trial import TrialState
 
 from dllmc.autotune.liveness import Watch
@@ -62,7 +63,14 @@ def open_study(
                 f"{', '.join(different)}); name another --storage"
             )
         reap(study, Watch(study))
-        yield study
+        try:
+            yield study
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise TuningError(
+                f"`storage` {where} was lost ({reason}); what was decoded is kept, give the same "
+                "command again when it answers"
+            ) from error
 
 
 def reap(study: optuna.Study, watch: Watch) -> int:

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from servers import free_port, has_postgresql, postgresql, proxy
 
 from dllmc.autotune import storage
+from dllmc.autotune.liveness import Session
 from dllmc.autotune.storage import parse_storage
 from dllmc.autotune.study import open_study, requeue
 from dllmc.spec import TuningError
@@ -135,3 +136,18 @@ def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         open_study(f"journal://{tmp_path}/file/j.log", "s", IDENTITY, 0),
     ):
         pass
+
+
+def lose_a_server() -> None:
+    with contextlib.ExitStack() as server:
+        url = server.enter_context(postgresql())
+        with open_study(url, "s", IDENTITY, 0) as study, Session(study):
+            study.ask()
+            server.close()
+            study.ask()
+
+
+@needs_postgresql
+def test_a_server_that_is_lost_under_way_is_named() -> None:
+    with pytest.raises(TuningError, match=r"was lost \(.*give the same command again"):
+        lose_a_server()
