@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from dllmc.policies.config import DecodingConfig
     from dllmc.tasks import Task
     from dllmc.tuning_db import Objective, Store
+
+# Seconds between two looks at who else is at work, which asks the storage.
+_LOOK: Final = 5.0
 
 # Changes whenever a study of an earlier protocol must not be continued.
 PROTOCOL: Final = 1
@@ -108,14 +113,28 @@ class Job:
     helps: bool = False
     best: float | None = None
     _saved: float = field(default=-1.0)
+    _looked: float = field(default=-math.inf)
+    _workers: int = field(default=1)
 
     def tell(
         self, part: Part, done: int = 0, total: int | None = None, message: str | None = None
     ) -> None:
         """Report progress, and note the time spent for a run that resumes this one."""
         spent = self.budget.spent
+        now = time.monotonic()
+        if now - self._looked >= _LOOK:
+            self._looked, self._workers = now, len(self.watch.alive())
         self.callback(
-            Progress(part, done, total, spent, self.budget.total, self.best, message=message)
+            Progress(
+                part,
+                done,
+                total,
+                spent,
+                self.budget.total,
+                self.best,
+                workers=self._workers,
+                message=message,
+            )
         )
         if spent - self._saved >= 1 and not self.helps:
             self.save_spent()

@@ -26,6 +26,7 @@ class Progress:
         spent: Seconds, those of earlier runs of the job included.
         budget: Seconds in all, or None.
         best: Highest speed so far as a multiple of `SPEED_BASELINE`, quality permitting.
+        workers: Processes at work on the job.
         message: A line to keep, if there is one.
     """
 
@@ -35,6 +36,7 @@ class Progress:
     spent: float
     budget: float | None
     best: float | None = None
+    workers: int = 1
     message: str | None = None
 
 
@@ -72,6 +74,8 @@ def rich_progress(console: Console | None = None) -> Iterator[Callback]:
         if progress.part not in tasks:
             tasks[progress.part] = shown.add_task(progress.part, note="")
         note = "" if progress.best is None else f"best {progress.best:.2f}x"
+        if progress.workers > 1:
+            note += f" {progress.workers} workers"
         if progress.budget is not None:
             note += f" {max(0.0, progress.budget - progress.spent):.0f} s left"
         shown.update(

@@ -142,6 +142,22 @@ def test_a_worker_evaluates_what_the_job_then_knows(tmp_path: Path) -> None:
     assert report.study == helped.study
 
 
+def test_progress_counts_the_processes_at_work(tmp_path: Path) -> None:
+    engine, told = PlantedEngine(), []
+    tune(
+        engine,
+        "copy",
+        budget=None,
+        trials=1,
+        batch=64,
+        db=tmp_path,
+        progress=told.append,
+        space=SPACE,
+        clock=engine.clock,
+    )
+    assert {progress.workers for progress in told} == {1}
+
+
 def study_on(tmp_path: Path) -> optuna.Study:
     return optuna.create_study(storage=connect(parse_storage(tmp_path / "s.sqlite3")))
 
