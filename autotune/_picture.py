@@ -97,7 +97,7 @@ def _point(scale: _Scale, row: Mapping[str, Any]) -> Iterator[str]:
         f"{row['words']}: {row['outcome']}; {row['ratio']:.2f}x, "
         f"{row['difference']:+.1%} on {row['n']} prompts"
     )
-    listed = row["outcome"] in ("confirmed", "not confirmed", "short list")
+    listed = row["lower_bound"] is not None
     yield f'<g stroke="{colour}" fill="{colour}"><title>{escape(title)}</title>'
     if listed:
         low, high = (scale.x(ratio) for ratio in row["ratio_interval"])

@@ -10,7 +10,6 @@ than the margin.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import math
 import os
@@ -18,6 +17,7 @@ import random
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,23 +118,26 @@ def upper_bound(count: int, n: int, confidence: float = 0.95) -> float:
     return high
 
 
+def _in_memory() -> None:
+    """Studies in memory and files without waiting for the disk: nothing is killed here."""
+    study._open = functools.lru_cache(maxsize=1)(lambda _: optuna.storages.InMemoryStorage())
+    os.fsync = lambda _: None  # type: ignore[assignment]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="seed of the first job")
+    parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    # Studies in memory and files without waiting for the disk: nothing is killed here.
-    opened = functools.lru_cache(maxsize=1)(lambda _: optuna.storages.InMemoryStorage())
-    study._open = opened
-    os.fsync = lambda _: None  # type: ignore[assignment]
     begun = time.perf_counter()
     seeds = range(arguments.first, arguments.first + arguments.jobs)
-    with contextlib.redirect_stdout(sys.stderr):
-        rows = []
-        for seed in track(seeds, "jobs"):
-            rows.append(run(seed))
-            if rows[-1]["broken"]:
-                print(rows[-1])
+    rows = []
+    with ProcessPoolExecutor(arguments.workers, initializer=_in_memory) as pool:
+        for row in track(pool.map(run, seeds, chunksize=5), "jobs", total=len(seeds)):
+            rows.append(row)
+            if row["broken"]:
+                print(row, file=sys.stderr)
     confirmed = [row for row in rows if row["confirmed"]]
     broken = [row for row in rows if row["broken"]]
     good = [row for row in rows if row["good_tested"]]
