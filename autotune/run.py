@@ -158,6 +158,8 @@ def _run(job: Job, page: Path | None) -> TuningReport:
     if started is None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         job.study.set_user_attr("started", started)
+    # A job that is given more time or trials searches on, and may be helped again.
+    job.study.set_user_attr("searched", False)
     try:
         pilot = preflight(job)
     except BudgetSpentError:

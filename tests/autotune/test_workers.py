@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
@@ -140,6 +140,22 @@ def test_a_worker_evaluates_what_the_job_then_knows(tmp_path: Path) -> None:
     report = tune(engine, "copy", trials=6, **options)
     assert sum(report.trials.values()) == 6
     assert report.study == helped.study
+
+
+def test_a_worker_leaves_when_the_search_is_over_and_may_come_again(tmp_path: Path) -> None:
+    engine = PlantedEngine()
+    options: dict[str, Any] = {
+        "budget": None,
+        "batch": 64,
+        "db": tmp_path,
+        "progress": None,
+        "space": SPACE,
+        "clock": engine.clock,
+    }
+    tune(engine, "copy", trials=2, **options)
+    assert help_tune(engine, "copy", trials=4, **options).trials == 0
+    report = tune(engine, "copy", trials=4, **options)
+    assert sum(report.trials.values()) == 4
 
 
 def test_progress_counts_the_processes_at_work(tmp_path: Path) -> None:
