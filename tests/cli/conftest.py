@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from dllmc.cli import app
 from dllmc.models.embedded import train
 from dllmc.models.llada import LLaDA
+from dllmc.tuning_db import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +77,8 @@ def own_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nobody's records but those of the test."""
     path = tmp_path / "database"
     monkeypatch.setenv("DLLMC_TUNING_DB", str(path))
+    shipped = Store(tmp_path / "shipped", name="shipped", read_only=True)
+    monkeypatch.setattr("dllmc.tuning_db.store.shipped", lambda: shipped)
     return path
 
 
