@@ -39,16 +39,15 @@ def start(database: Path, log: Path, storage: str, role: str = "") -> subprocess
     )
 
 
-def only_study(storage: str) -> optuna.Study:
-    opened = connect(parse_storage(storage))
+def only_study(opened: optuna.storages.BaseStorage) -> optuna.Study:
     [summary] = optuna.get_all_study_summaries(opened)
     return optuna.load_study(study_name=summary.study_name, storage=opened)
 
 
-def running(storage: str) -> list[str]:
+def running(opened: optuna.storages.BaseStorage) -> list[str]:
     """The sessions that are evaluating a trial now."""
     try:
-        trials = only_study(storage).get_trials(deepcopy=False)
+        trials = only_study(opened).get_trials(deepcopy=False)
     except ValueError:
         return []
     return [
@@ -63,9 +62,11 @@ def check_a_job_with_two_workers_killed(tmp_path: Path, storage: str) -> None:
     helpers = [start(database, tmp_path / f"log{i}", storage, "worker") for i in range(workers)]
     by_pid = {process.pid: process for process in helpers}
     killed: list[str] = []
+    # Once: every storage that is opened has connections of its own, and a server has only so many.
+    opened = connect(parse_storage(storage))
     until = time.monotonic() + 60
     while len(killed) < 2 and time.monotonic() < until:
-        for session in running(storage):
+        for session in running(opened):
             process = by_pid.get(int(session.split("/")[-3]))
             if process is not None and session not in killed and len(killed) < 2:
                 process.send_signal(signal.SIGKILL)
@@ -82,7 +83,7 @@ def check_a_job_with_two_workers_killed(tmp_path: Path, storage: str) -> None:
     report = json.loads(out)
     assert report["status"] == "confirmed"
 
-    trials = only_study(storage).trials
+    trials = only_study(opened).trials
     states = [trial.state.name for trial in trials]
     assert states.count("RUNNING") == 0
     # Those that were under way when the last one was counted may be beyond.
