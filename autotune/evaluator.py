@@ -96,10 +96,20 @@ class Evaluator:
         self._quality: dict[str, QualityEvidence] = {}
         self._speed: dict[str, SpeedEvidence] = {}
         self._warm: set[str] = set()
+        self._compiled: set[str] = set()
+
+    def compile_decisions(self, configs: Iterable[DecodingConfig]) -> None:
+        """Let each of `configs`, and no other, decide by a compiled function."""
+        self._compiled = {config.canonical_json() for config in configs}
+        self._warm -= self._compiled
+
+    def compiles_decisions(self, config: DecodingConfig) -> bool:
+        """Whether `config` decides by a compiled function."""
+        return config.canonical_json() in self._compiled
 
     def at_batch(self, batch: int) -> Evaluator:
         """The same workload with another number of prompts decoded together."""
-        return Evaluator(
+        other = Evaluator(
             self.engine,
             self.task,
             max_new_tokens=self.key.workload.max_new_tokens,
@@ -108,6 +118,8 @@ class Evaluator:
             clock=self._clock,
             objective=self.key.workload.objective,
         )
+        other._compiled = self._compiled
+        return other
 
     def outcomes(self, config: DecodingConfig) -> dict[str, Outcome]:
         """What is known of `config`, by id of the prompt."""
@@ -132,6 +144,7 @@ class Evaluator:
             PromptError: A prompt does not fit the model.
         """
         workload = self.key.workload
+        self._prepare(config)
         begun = self._clock()
         output = self.engine.generate(
             [sample.prompt for sample in batch.samples],
@@ -162,6 +175,12 @@ class Evaluator:
         if new:
             self._evidence.save_quality(evidence)
         return seconds, sum(len(tokens) for tokens in output.tokens)
+
+    def _prepare(self, config: DecodingConfig) -> None:
+        """What is compiled of `config` is said per structure, which others may share."""
+        selects = getattr(self.engine, "selects", None)
+        if selects is not None:
+            selects.want(config, self.compiles_decisions(config))
 
     def time(
         self,

@@ -53,6 +53,7 @@ def suits(engine: Engine) -> bool:
 def time_rounds(
     engine: Engine,
     configs: Sequence[DecodingConfig],
+    compiled: Sequence[bool],
     batches: Sequence[Sequence[Sequence[int]]],
     max_new_tokens: int,
     rounds: int,
@@ -62,6 +63,7 @@ def time_rounds(
     Args:
         engine: As which the new process decodes.
         configs: Configurations.
+        compiled: Whether each decides by a compiled function.
         batches: Token ids of the prompts of each batch; round n takes batch n, and begins again.
         max_new_tokens: Response length in tokens.
         rounds: At most; who has seen enough stops asking.
@@ -79,6 +81,7 @@ def time_rounds(
             "capture": engine.execution.endswith("+graphs"),
             "threads": torch.get_num_threads(),
             "configs": [config.canonical_json() for config in configs],
+            "compiled": list(compiled),
             "batches": [[list(prompt) for prompt in batch] for batch in batches],
             "max_new_tokens": max_new_tokens,
             "rounds": rounds,
@@ -122,6 +125,7 @@ def _serve(order: dict[str, Any]) -> None:
         batch = order["batches"][number % len(order["batches"])]
         turn = number % len(configs)
         for which in [*range(turn, len(configs)), *range(turn)]:
+            engine.selects.want(configs[which], order["compiled"][which])
             begun = time.perf_counter()
             out = engine.generate(
                 batch, config=configs[which], max_new_tokens=length, batch=len(batch)

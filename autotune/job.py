@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from dllmc.autotune.budget import Budget
     from dllmc.autotune.evaluator import Batch, Evaluator
+    from dllmc.autotune.limits import Limits
     from dllmc.autotune.liveness import Watch
     from dllmc.autotune.progress import Callback, Part
     from dllmc.autotune.space import SearchSpace
+    from dllmc.autotune.structural import Structure
     from dllmc.policies.config import DecodingConfig
     from dllmc.tasks import Task
     from dllmc.tuning_db import Objective, Store
@@ -95,6 +97,8 @@ class Job:
         storage: Of the study, for people.
         session: Of this process.
         watch: On the sessions of others.
+        structure: Choices of execution.
+        limits: Of memory and compiling.
         helps: Whether another process brings the job to its end.
         best: Highest speed so far as a multiple of the baseline's, quality permitting.
     """
@@ -110,6 +114,8 @@ class Job:
     storage: str
     session: str
     watch: Watch
+    structure: Structure
+    limits: Limits
     helps: bool = False
     best: float | None = None
     _saved: float = field(default=-1.0)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from dllmc.autotune.budget import FROM_EFFORT, Budget, Effort, parse_budget, with_effort
 from dllmc.autotune.evaluator import Evaluator, batches
 from dllmc.autotune.job import PROTOCOL, Job, Settings
+from dllmc.autotune.limits import memory_of, read_limits
 from dllmc.autotune.liveness import Session, Watch
 from dllmc.autotune.progress import rich_progress, silent
 from dllmc.autotune.space import search_space
 from dllmc.autotune.storage import parse_storage
+from dllmc.autotune.structural import fastest_batch, read_structure
 from dllmc.autotune.study import open_study
+from dllmc.policies.config import SPEED_BASELINE
 from dllmc.runtime.records import key_of
 from dllmc.spec import TuningError, nearest
 from dllmc.tasks import get_task
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from dllmc.autotune.limits import Limits
     from dllmc.autotune.progress import Callback
     from dllmc.autotune.space import SearchSpace
+    from dllmc.autotune.structural import Structure
     from dllmc.runtime import Engine
     from dllmc.tasks import Task
 
@@ -55,6 +60,8 @@ def open_job(
     max_new_tokens: int | None = None,
     seed: int = 0,
     space: Mapping[str, Any] | None = None,
+    max_memory: str | int | None = None,
+    max_compile: str | float | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Job]:
@@ -67,23 +74,57 @@ def open_job(
     budget, trials = with_effort(effort, budget, trials)
     seconds = parse_budget(budget)
     _check(margin, trials, batch, max_new_tokens, objective)
-    batch = batch or (16 if objective == "throughput" else 1)
+    limits = read_limits(max_memory, max_compile)
+    short = seconds is not None and seconds < _SHORT
+    structure, narrowing = read_structure(
+        space or {},
+        batch=batch or (16 if objective == "throughput" else 1),
+        objective=objective,
+        backend=engine.backend,
+        long=not short,
+    )
     found = get_task(task) if isinstance(task, str) else task
     length = max_new_tokens or found.max_new_tokens
     store = db if isinstance(db, Store) else Store(db or engine.database or default_root())
+    allowed = search_space(engine.spec, length, narrowing, same_programs=short)
+    if helps and len(structure.batches) > 1:
+        raise TuningError(
+            f"a worker cannot choose of batch={','.join(map(str, structure.batches))}; give it "
+            "the one that the job says it has chosen"
+        )
+    begun = clock()
+    evaluator = _evaluator(
+        Evaluator(
+            engine,
+            found,
+            max_new_tokens=length,
+            batch=structure.batches[0],
+            evidence=EvidenceStore(store),
+            clock=clock,
+            objective=objective,
+        ),
+        structure,
+        limits,
+        seed,
+    )
+    choosing, batch = clock() - begun, evaluator.key.workload.batch
     settings = Settings(
         margin=margin,
         batch=batch,
         length=length,
         seed=seed,
         trials=trials,
-        narrowing=dict(space or {}),
-        command=_command(engine, found, margin, budget, trials, objective, batch, seed, space),
+        # The batch that was chosen is part of the key.
+        narrowing={key: value for key, value in (space or {}).items() if key != "batch"},
+        command=" ".join(
+            [
+                _command(engine, found, margin, budget, trials, objective, batch, seed, space),
+                *limits.words(),
+            ]
+        ),
         objective=objective,
     )
-    short = seconds is not None and seconds < _SHORT
-    allowed = search_space(engine.spec, length, space, same_programs=short)
-    identity = _identity(engine, found, settings, allowed)
+    identity = _identity(engine, found, settings, allowed) | limits.identity()
     name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
     where = storage or store.root / "studies.sqlite3"
     shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
@@ -97,28 +138,37 @@ def open_job(
             settings=settings,
             task=found,
             space=allowed,
-            evaluator=Evaluator(
-                engine,
-                found,
-                max_new_tokens=length,
-                batch=batch,
-                evidence=EvidenceStore(store),
-                clock=clock,
-                objective=objective,
-            ),
+            evaluator=evaluator,
             study=study,
             store=store,
-            budget=Budget(seconds, spent, clock),
+            budget=Budget(seconds, spent + choosing, clock),
             callback=callback,
             storage=str(parse_storage(where)),
             session=session.id,
             watch=Watch(study),
+            structure=structure,
+            limits=limits,
             helps=helps,
         )
         try:
             yield job
         finally:
             job.save_spent()
+
+
+def _evaluator(first: Evaluator, structure: Structure, limits: Limits, seed: int) -> Evaluator:
+    """The evaluator of the batch that is the fastest of those that fit."""
+
+    def fits(evaluator: Evaluator) -> bool:
+        if limits.memory is None:
+            return True
+        workload = evaluator.key.workload
+        samples = evaluator.task.samples("tune", workload.batch, seed)
+        batch = batches(samples, workload.batch)[0]
+        length = workload.max_new_tokens
+        return memory_of(evaluator.engine, SPEED_BASELINE, batch, length) <= limits.memory
+
+    return first.at_batch(fastest_batch(first.at_batch, structure.batches, seed, fits))
 
 
 def _check(
@@ -183,5 +233,5 @@ def _command(
     words += [] if trials is None else [f"--trials {trials}"]
     words += [] if objective == "throughput" else [f"--objective {objective}"]
     words += [f"--batch {batch} --seed {seed}"]
-    words += [f"--space {key}={value}" for key, value in (space or {}).items()]
+    words += [f"--space {key}={value}" for key, value in (space or {}).items() if key != "batch"]
     return " ".join(words)

@@ -85,6 +85,7 @@ def make_record(
             max_new_tokens=Range(low=length, high=length),
         ),
         config=as_json(config),
+        neutral={"select": "compiled"} if job.evaluator.compiles_decisions(config) else {},
         speed=None if winner is None else _speed(job, winner),
         quality=None if verdict is None else _quality(job, done, verdict),
         status="safe" if winner is None else "confirmed",

@@ -103,7 +103,9 @@ def _time_in_new_process(
     length = evaluator.key.workload.max_new_tokens
     every = [SPEED_BASELINE, *configs]
     known: dict[int, fresh_process.Decode] = {}
-    for decode in fresh_process.time_rounds(evaluator.engine, every, batches, length, left):
+    compiled = [evaluator.compiles_decisions(config) for config in every]
+    orders = fresh_process.time_rounds(evaluator.engine, every, compiled, batches, length, left)
+    for decode in orders:
         known[decode.config] = decode
         if len(known) < len(every):
             continue

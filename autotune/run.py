@@ -22,6 +22,7 @@ from dllmc.autotune.retiming import time_finalists
 from dllmc.autotune.search import search
 from dllmc.autotune.shortlist import shortlist
 from dllmc.autotune.sizing import finalists
+from dllmc.autotune.structural import choose_select, said
 from dllmc.policies.config import SAFE
 from dllmc.spec import TuningError
 from dllmc.tuning_db import Objective, Store, list_records
@@ -53,6 +54,8 @@ def tune(
     max_new_tokens: int | None = None,
     seed: int = 0,
     space: Mapping[str, Any] | None = None,
+    max_memory: str | int | None = None,
+    max_compile: str | float | None = None,
     report: Path | str | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
@@ -85,7 +88,11 @@ def tune(
         seed: Of search and prompts; another seed is another job, with fresh prompts where the
             task generates them.
         space: What to search, see `dllmc.autotune.search_space`. A job of less than ten minutes
-            leaves out what needs other programs than the baseline's, unless it is named.
+            leaves out what needs other programs than the baseline's, unless it is named. `batch`
+            and `select` are choices of execution, see `dllmc.autotune.structural`.
+        max_memory: That a configuration may take: bytes, or a text such as `2GiB`.
+        max_compile: Seconds in which the programs of a configuration may be compiled, or a text
+            such as `60s`. What other configurations have compiled for it counts.
         report: HTML file for the page of the job, with its JSON beside; None is the folder
             `reports` of the database.
         progress: `rich` for bars on standard error, a function, or None.
@@ -111,6 +118,8 @@ def tune(
         max_new_tokens=max_new_tokens,
         seed=seed,
         space=space,
+        max_memory=max_memory,
+        max_compile=max_compile,
         progress=progress,
         clock=clock,
     ) as job:
@@ -171,6 +180,7 @@ def _run(job: Job, page: Path | None) -> TuningReport:
     search(job, pilot, until)
     job.study.set_user_attr("searched", True)
     chosen = finalists(job, pilot, shortlist(job, pilot))
+    choose_select(job, pilot, chosen)
     timed = time_finalists(job, pilot, chosen, until + TIMING_SHARE)
     done = confirm(job, timed)
     least = job.settings.batch
@@ -217,17 +227,19 @@ def _counts(study: optuna.Study) -> dict[str, int]:
 
 
 def _notes(job: Job, record: Record) -> list[str]:
-    """How often the confirm prompts of a file were used, since they wear out."""
+    """What was chosen of execution; how often a file's confirm prompts were used, which wears."""
+    notes = said(job)
     if job.task.kind != "user":
-        return []
+        return notes
     earlier = {
         item.record.provenance.study
         for item in list_records([job.store], task=job.task.name)
         if item.record.key.model.weights_sha256 == record.key.model.weights_sha256
     } - {record.provenance.study}
     if not earlier:
-        return []
+        return notes
     return [
+        *notes,
         f"the confirm prompts of {job.task.name} were used by {len(earlier)} earlier jobs; each "
-        "use makes a lucky pass likelier, add fresh prompts now and then"
+        "use makes a lucky pass likelier, add fresh prompts now and then",
     ]

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from dllmc.autotune.budget import BudgetSpentError
 from dllmc.autotune.job import describe
+from dllmc.autotune.limits import compile_seconds, memory_of
 from dllmc.autotune.racing import Race
 from dllmc.autotune.space import PRESETS
 from dllmc.autotune.study import reap, requeue
@@ -22,6 +23,7 @@ from dllmc.spec import ConfigError, PlanError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dllmc.autotune.evaluator import Batch
     from dllmc.autotune.job import Job, Pilot
 
 # Batches of a trial that are timed next to the baseline.
@@ -167,6 +169,8 @@ def _evaluate(
             else:
                 evaluator.decode(config, batch)
             job.tell("search", trial.number)
+        if index == 0:
+            _check_limits(job, trial, config, batch)
         outcomes = evaluator.outcomes(config)
         for name in batch.ids:
             race.update(reference[name].correct, outcomes[name].correct)
@@ -186,6 +190,27 @@ def _evaluate(
     trial.set_constraint("quality", race.loss - job.settings.margin)
     trial.set_user_attr("prompts", race.n)
     return math.log(_speed(job, config))
+
+
+def _check_limits(job: Job, trial: optuna.Trial, config: DecodingConfig, batch: Batch) -> None:
+    """Note what `config` takes of what is limited.
+
+    Raises:
+        TrialPruned: It takes too much.
+    """
+    limits, evaluator, over = job.limits, job.evaluator, False
+    if limits.memory is not None:
+        taken = memory_of(evaluator.engine, config, batch, job.settings.length)
+        trial.set_user_attr("memory", taken)
+        trial.set_constraint("memory", float(taken - limits.memory))
+        over = taken > limits.memory
+    if limits.compiling is not None:
+        seconds = compile_seconds(evaluator, config)
+        trial.set_user_attr("compile_seconds", seconds)
+        trial.set_constraint("compiling", seconds - limits.compiling)
+        over |= seconds > limits.compiling
+    if over:
+        raise optuna.TrialPruned
 
 
 def _best(job: Job) -> float | None:

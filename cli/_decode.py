@@ -66,6 +66,7 @@ class Request:
         auxiliary: The autoregressive model that the configuration asks, as `subject`.
         allow: Levels of records to apply besides those that are safe.
         objective: What the record is wanted to be tuned for.
+        strict: Whether a knob of the record that nothing takes up is an error.
     """
 
     subject: str
@@ -81,6 +82,7 @@ class Request:
     auxiliary: str | None = None
     allow: Sequence[str] = ()
     objective: str = "throughput"
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def _choose(
         max_new_tokens=length,
         allow=request.allow,
         objective=read_objective(request.objective),
+        strict=request.strict,
     )
     if not changes:
         return found

@@ -55,6 +55,9 @@ def command(
     objective: Annotated[
         str, typer.Option(help="Records tuned for throughput, latency or first-block.")
     ] = "throughput",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A record's knob that nothing takes up is an error.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Decode each PROMPT with the tuning record that fits best, or as CONFIG says."""
@@ -78,6 +81,7 @@ def command(
         auxiliary=auxiliary,
         allow=allow or (),
         objective=objective,
+        strict=strict,
     )
     decoded = _decode.run(request, engine)
     if json:

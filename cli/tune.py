@@ -40,6 +40,12 @@ def command(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Narrow the search: commit=threshold,quota."),
     ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="A configuration may take: 512MiB, 2GiB.")
+    ] = None,
+    max_compile: Annotated[
+        str | None, typer.Option(help="Compiling its programs may take: 60s, 5m.")
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="Where records go; the user's database.")] = None,
@@ -90,6 +96,8 @@ def command(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "space": _read_space(space or ()),
+        "max_memory": max_memory,
+        "max_compile": max_compile,
     }
     if worker:
         for one in tasks:
@@ -132,6 +140,14 @@ def _read_space(words: Sequence[str]) -> dict[str, Any]:
         try:
             found[key] = json_module.loads(value)
         except ValueError:
-            kinds = value.split(",")
-            found[key] = kinds if len(kinds) > 1 else value
+            parts = value.split(",")
+            found[key] = [_value(part) for part in parts] if len(parts) > 1 else value
     return found
+
+
+def _value(word: str) -> Any:
+    """A number where it is one."""
+    try:
+        return json_module.loads(word)
+    except ValueError:
+        return word

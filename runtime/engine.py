@@ -284,6 +284,7 @@ class Engine:
         streams: Sequence[int] | None = None,
         allow: Sequence[str] = (),
         objective: Objective = "throughput",
+        strict: bool = False,
     ) -> Output:
         """Decode one prompt, or several.
 
@@ -298,10 +299,12 @@ class Engine:
             allow: Levels of records to apply besides those that are safe: `other-task` of other
                 prompts, `family` of other weights.
             objective: What records are wanted to be tuned for.
+            strict: Whether a record's knob that nothing takes up is an error, and not a reason.
 
         Raises:
             ConfigError: The configuration is invalid or does not fit the response.
             PromptError: A prompt is empty, too long or contains the mask.
+            TuningDatabaseError: `strict`, and a knob of the record is not taken up.
         """
         begun = time.perf_counter()
         single, prompts = self._prompts(prompt)
@@ -319,6 +322,7 @@ class Engine:
             max_new_tokens=length,
             allow=allow,
             objective=objective,
+            strict=strict,
         )
         numbers = list(streams) if streams is not None else list(range(len(prompts)))
         states: list[DecodeState] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from dllmc.policies.config import SAFE, DecodingConfig
+from dllmc.runtime.neutral import apply_neutral, unsaid
 from dllmc.spec import ConfigError, TuningDatabaseError, UsageError, nearest
 from dllmc.tuning_db import (
     Key,
@@ -145,6 +146,7 @@ def choose_record(
     max_new_tokens: int,
     allow: Sequence[str] = (),
     objective: Objective = "throughput",
+    strict: bool = False,
 ) -> Choice:
     """The configuration of the record that fits best, or `SAFE`.
 
@@ -155,9 +157,11 @@ def choose_record(
         max_new_tokens: Response length in tokens.
         allow: Levels to apply although they are never applied silently: `other-task`, `family`.
         objective: What the record is wanted to be tuned for.
+        strict: Whether a record with a knob that nothing takes up is an error, and not a reason.
 
     Raises:
-        TuningDatabaseError: The database is of a newer version.
+        TuningDatabaseError: The database is of a newer version; or, if `strict`, the record has a
+            knob that nothing takes up, or leaves one unsaid.
         UsageError: There is no such level.
     """
     levels, objective = read_levels(allow), read_objective(objective)
@@ -177,4 +181,11 @@ def choose_record(
     except ConfigError as error:
         reason = f"record {match.record.id} cannot be applied by this version: {error}"
         return Choice(SAFE, None, "SAFE", [reason, *reasons])
-    return Choice(config, match.record.id, match.level.name, reasons)
+    ignored = apply_neutral(engine, config, match.record.neutral) + unsaid(config, match.config)
+    said = [f"record {match.record.id}: {text}" for text in ignored]
+    if strict and said:
+        raise TuningDatabaseError(
+            f"{'; '.join(said)}; make the record again with `dllmc retarget`, or decode without "
+            "strictness"
+        )
+    return Choice(config, match.record.id, match.level.name, [*said, *reasons])

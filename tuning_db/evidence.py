@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PlanRuns = tuple[tuple[str, int], ...]
 """The plans of one prompt's evaluations in order, run-length coded: key of the plan, count."""
 
-Phase = Literal["search", "final"]
+Phase = Literal["search", "final", "structure"]
 
 
 class Outcome(NamedTuple):

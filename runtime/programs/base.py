@@ -61,6 +61,11 @@ class Programs(ABC):
         del plans
         raise PlanError(f"back end `{self.execution}` has no static programs; use `inductor`")
 
+    def compile_seconds(self, plans: Iterable[StepPlan]) -> float:
+        """Seconds in which the programs that `plans` run in were compiled, by this process."""
+        del plans
+        return 0.0
+
     def slots(self, length: int) -> int:
         """Slots of caches that hold `length`, at least as many."""
         return length

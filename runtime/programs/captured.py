@@ -94,6 +94,9 @@ class CapturedPrograms(Programs):
     def specialise(self, plans: Iterable[StepPlan]) -> None:
         self.inner.specialise(plans)
 
+    def compile_seconds(self, plans: Iterable[StepPlan]) -> float:
+        return self.inner.compile_seconds(plans)
+
     def graph(self, plan: StepPlan) -> torch.fx.GraphModule:
         return self.inner.graph(plan)
 

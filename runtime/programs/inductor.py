@@ -11,6 +11,7 @@ of a 7 M model), so dynamic ones are the default.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ class InductorPrograms(Programs):
         self._dynamic: dict[tuple[tuple[str, ...], bool], Dynamic] = {}
         self._fitting: dict[StepPlan, Callable[..., Any] | None] = {}
         self._static: dict[StepPlan, Callable[..., Any]] = {}
+        self._seconds: dict[object, float] = {}
 
     @property
     def compiled(self) -> int:
@@ -91,7 +93,15 @@ class InductorPrograms(Programs):
         """Compile a static program for each of `plans`; takes seconds to a minute each."""
         for plan in plans:
             if plan not in self._static:
+                begun = time.monotonic()
                 self._static[plan] = self._compile(plan, {})[0]
+                self._seconds[plan] = time.monotonic() - begun
+
+    def compile_seconds(self, plans: Iterable[StepPlan]) -> float:
+        kinds: set[object] = set()
+        for plan in map(self.fit, plans):
+            kinds |= {plan, _kind(plan)}
+        return sum(self._seconds.get(kind, 0.0) for kind in kinds)
 
     def fit(self, plan: StepPlan) -> StepPlan:
         # A single row would be a size of its own to Inductor.
@@ -115,10 +125,12 @@ class InductorPrograms(Programs):
         """The program for all sizes, or None if it does not hold for those of `plan`."""
         if plan in self._fitting:
             return self._fitting[plan]
-        kind = (variant(plan), plan.batch == 1)
+        kind = _kind(plan)
         if kind not in self._dynamic:
+            begun = time.monotonic()
             example, axes = _example_of(plan), _dynamic_axes(self.graph(plan), plan)
             self._dynamic[kind] = Dynamic(*self._compile(example, axes), example)
+            self._seconds[kind] = time.monotonic() - begun
         found = self._dynamic[kind]
         self._fitting[plan] = found.program if found.holds(plan) else None
         return self._fitting[plan]
@@ -135,6 +147,11 @@ class InductorPrograms(Programs):
         if not self._layers_once:
             return compile_graph(graph, inputs, dynamic)
         return compile_step(graph, inputs, dynamic, self._pieces)
+
+
+def _kind(plan: StepPlan) -> tuple[tuple[str, ...], bool]:
+    """What tells apart the dynamic programs of two plans."""
+    return variant(plan), plan.batch == 1
 
 
 def _dynamic_axes(graph: Any, plan: StepPlan) -> dict[str, tuple[int, ...]]:

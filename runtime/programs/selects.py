@@ -34,9 +34,9 @@ class Selects:
         self._wanted: set[tuple[object, ...]] = set()
         self._programs: dict[Any, Callable[..., Decisions] | None] = {}
 
-    def want(self, config: DecodingConfig) -> None:
-        """Compile what decodes like `config` when it is next decoded."""
-        self._wanted.add(config.structure)
+    def want(self, config: DecodingConfig, wanted: bool = True) -> None:
+        """Compile what decodes like `config` when it is next decoded; or decide it without."""
+        (self._wanted.add if wanted else self._wanted.discard)(config.structure)
 
     @property
     def compiled(self) -> int:

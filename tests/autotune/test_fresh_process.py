@@ -27,7 +27,7 @@ def engine() -> Engine:
 
 def test_every_round_decodes_with_every_configuration_in_another_order() -> None:
     prompts = [[engine().encode("copy: a b c")] * 2, [engine().encode("copy: d e")]]
-    found = list(time_rounds(engine(), [SPEED_BASELINE, FAST], prompts, 8, 3))
+    found = list(time_rounds(engine(), [SPEED_BASELINE, FAST], [False] * 2, prompts, 8, 3))
     assert [(d.round, d.config) for d in found] == [(0, 0), (0, 1), (1, 1), (1, 0), (2, 0), (2, 1)]
     assert all(decode.seconds > 0 for decode in found)
     expected = engine().generate(prompts[0], config=FAST, max_new_tokens=8)
@@ -37,7 +37,7 @@ def test_every_round_decodes_with_every_configuration_in_another_order() -> None
 def test_a_process_that_fails_says_why() -> None:
     bad = [[[10**6]]]
     with pytest.raises(TuningError, match=r"timing in a new process failed: .*1000000"):
-        list(time_rounds(engine(), [FAST], bad, 8, 1))
+        list(time_rounds(engine(), [FAST], [False], bad, 8, 1))
 
 
 def test_it_is_another_process_and_ends_when_nobody_listens(
@@ -51,7 +51,7 @@ def test_it_is_another_process_and_ends_when_nobody_listens(
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    rounds = time_rounds(engine(), [FAST], [[engine().encode("copy: a")]], 8, 10**9)
+    rounds = time_rounds(engine(), [FAST], [False], [[engine().encode("copy: a")]], 8, 10**9)
     assert next(rounds).seconds > 0
     [process] = started
     assert process.poll() is None

@@ -73,6 +73,21 @@ CASES = {
         2,
         ["`--device`='cpu' is the runtime's", "leave it out"],
     ),
+    "memory that is no amount": (
+        "tune ART --task copy --max-memory 2apples",
+        2,
+        ["`max_memory`='2apples'", "512MiB or 2GiB"],
+    ),
+    "compile time that is none": (
+        "tune ART --task copy --max-compile soon",
+        2,
+        ["`max_compile`='soon'", "write seconds, or 90s or 5m"],
+    ),
+    "a batch that is none": (
+        "tune ART --task copy --space batch=8,many",
+        2,
+        ["batch='many'", "no number of prompts"],
+    ),
     "unknown back end": ("generate ART a --backend indctor", 2, ["'indctor'", "`inductor`?"]),
     "unknown engine": ("generate ART a --engine refrence", 2, ["'refrence'", "`reference`?"]),
     "unknown dtype": ("compile MODEL -o OUT --dtype floot32", 2, ["'floot32'", "`float32`?"]),
