@@ -75,17 +75,17 @@ CASES = {
     ),
     "memory that is no amount": (
         "tune ART --task copy --max-memory 2apples",
-        2,
+        1,
         ["`max_memory`='2apples'", "512MiB or 2GiB"],
     ),
     "compile time that is none": (
         "tune ART --task copy --max-compile soon",
-        2,
+        1,
         ["`max_compile`='soon'", "write seconds, or 90s or 5m"],
     ),
     "a batch that is none": (
         "tune ART --task copy --space batch=8,many",
-        2,
+        1,
         ["batch='many'", "no number of prompts"],
     ),
     "unknown back end": ("generate ART a --backend indctor", 2, ["'indctor'", "`inductor`?"]),
