@@ -150,7 +150,7 @@ def _rows(report: Mapping[str, Any]) -> str:
 def _verdicts(report: Mapping[str, Any]) -> str:
     if not report["verdicts"]:
         return f"<p>None was tested: {escape(report['reason'] or '')}.</p>"
-    columns = ("", "verdict", "prompts", "won", "lost", "difference", "at least", "p")
+    columns = ("", "verdict", "prompts", "won", "lost", "difference", "at least", "p", "level")
     rows = [
         (
             f"<code>{escape(json.dumps(_short(v['config'])))}</code>",
@@ -163,14 +163,15 @@ def _verdicts(report: Mapping[str, Any]) -> str:
             f"{v['difference']:+.3f}",
             f"{v['lower_bound']:+.3f}",
             f"{v['p_value']:.3f}",
+            f"{v['level']:.3f}",
         )
         for v in report["verdicts"]
     ]
     told = (
-        "<p>Safest first, and the first failure ends it, so that the probability that any that "
-        "passed breaks the margin is 5 % at most.</p>"
+        "<p>Safest first. The tests share an error of 5 %: each p is not to exceed its level, so "
+        "that the probability that any that passed breaks the margin is 5 % at most.</p>"
     )
-    return told + html_page.table(columns, rows, numbers=6)
+    return told + html_page.table(columns, rows, numbers=7)
 
 
 def _bias(value: Mapping[str, Any]) -> list[str]:

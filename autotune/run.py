@@ -182,7 +182,7 @@ def _run(job: Job, page: Path | None) -> TuningReport:
     chosen = finalists(job, pilot, shortlist(job, pilot))
     choose_select(job, pilot, chosen)
     timed = time_finalists(job, pilot, chosen, until + TIMING_SHARE)
-    done = confirm(job, timed)
+    done = confirm(job, pilot, timed)
     least = job.settings.batch
     if done.winner is None:
         least = 1  # SAFE is safe at any batch

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from dllmc.autotune import noninferiority
 from dllmc.autotune.preflight import LAST_SHARE, MOST_CONFIRM_PROMPTS, TIMING_SHARE
+from dllmc.autotune.search import TIERS
+from dllmc.autotune.shortlist import spread
 from dllmc.tuning_db import split_digest
 
 if TYPE_CHECKING:
@@ -45,19 +47,24 @@ def prompts_affordable(
 def finalists(job: Job, pilot: Pilot, candidates: Sequence[Candidate]) -> list[Candidate]:
     """As many of the short list, slowest first, as can be confirmed in the time that is left.
 
-    Fewer candidates on more prompts win over more on fewer: one lost answer of 150 prompts
-    already fails a candidate at a margin of 0.02. The slowest is spared first, and of the last
-    two the faster, whose selection owes more to luck. A run that resumes the job keeps the
-    choice, since its prompts belong to it.
+    If not all of it, then one per wider tier at first. Fewer candidates on more prompts win over
+    more on fewer: one lost answer of 150 prompts already fails a candidate at a margin of 0.02.
+    The slowest is spared first, and of the last two the faster, whose selection owes more to
+    luck. A run that resumes the job keeps the choice, since its prompts belong to it.
     """
     key = split_digest([candidate.config.canonical_json() for candidate in candidates])
     stored = job.study.user_attrs.get("finalists")
     if stored is not None and stored["of"] == key:
         return [c for c in candidates if c.config.canonical_json() in stored["kept"]]
+
+    def too_many(kept: Sequence[Candidate]) -> bool:
+        least = min(prompts_wanted(candidate, job.settings.margin) for candidate in kept)
+        return prompts_affordable(job, pilot, kept, TIMING_SHARE) < least
+
     kept = list(candidates)
-    while len(kept) > 1 and prompts_affordable(job, pilot, kept, TIMING_SHARE) < min(
-        prompts_wanted(candidate, job.settings.margin) for candidate in kept
-    ):
+    if len(kept) > 1 and too_many(kept):
+        kept = spread(kept, TIERS)
+    while len(kept) > 1 and too_many(kept):
         kept = kept[1:] if len(kept) > 2 else kept[:1]
     names = [candidate.config.canonical_json() for candidate in kept]
     job.study.set_user_attr("finalists", {"of": key, "kept": names})
