@@ -37,6 +37,9 @@ _PROBE: Final = 64
 # and form of inputs that policies ask for is one.
 _SHORT: Final = 600
 
+# A front is searched as far as this multiple of the margin.
+_BEYOND: Final = 5
+
 
 @contextlib.contextmanager
 def open_job(
@@ -55,6 +58,8 @@ def open_job(
     max_new_tokens: int | None = None,
     seed: int = 0,
     space: Mapping[str, Any] | None = None,
+    pareto: bool = False,
+    limit: float | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Job]:
@@ -67,6 +72,7 @@ def open_job(
     budget, trials = with_effort(effort, budget, trials)
     seconds = parse_budget(budget)
     _check(margin, trials, batch, max_new_tokens, objective)
+    limit = _limit(limit, margin, pareto=pareto)
     batch = batch or (16 if objective == "throughput" else 1)
     found = get_task(task) if isinstance(task, str) else task
     length = max_new_tokens or found.max_new_tokens
@@ -78,8 +84,11 @@ def open_job(
         seed=seed,
         trials=trials,
         narrowing=dict(space or {}),
-        command=_command(engine, found, margin, budget, trials, objective, batch, seed, space),
+        command=_command(
+            engine, found, margin, budget, trials, objective, batch, seed, space, limit
+        ),
         objective=objective,
+        limit=limit,
     )
     short = seconds is not None and seconds < _SHORT
     allowed = search_space(engine.spec, length, space, same_programs=short)
@@ -88,7 +97,7 @@ def open_job(
     where = storage or store.root / "studies.sqlite3"
     shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
     with (
-        open_study(where, name, identity, seed, alone=not helps) as study,
+        open_study(where, name, identity, seed, front=pareto, alone=not helps) as study,
         Session(study) as session,
         shown as callback,
     ):
@@ -141,6 +150,22 @@ def _check(
             raise TuningError(f"`{name}`={value} must be at least 1")
 
 
+def _limit(limit: float | None, margin: float, *, pareto: bool) -> float | None:
+    """The loss that a front may have; None where one configuration is picked."""
+    if not pareto:
+        if limit is not None:
+            raise TuningError(f"`limit`={limit!r} is of a front; give `pareto` (--pareto) too")
+        return None
+    if limit is None:
+        return min(_BEYOND * margin, 1.0)
+    if not margin <= limit <= 1:
+        raise TuningError(
+            f"`limit`={limit!r} must be at least the margin of {margin:g} and at most 1; 0.1 "
+            "shows what loses up to 10 of 100 right answers"
+        )
+    return limit
+
+
 def _identity(
     engine: Engine, task: Task, settings: Settings, allowed: SearchSpace
 ) -> dict[str, Any]:
@@ -163,6 +188,8 @@ def _identity(
         # Optuna refuses other choices in the same study.
         "kinds": allowed.kinds,
     }
+    if settings.limit is not None:
+        identity["front"] = settings.limit  # has two objectives
     # As it comes back from the storage: lists for tuples.
     return dict(json.loads(json.dumps(identity)))
 
@@ -177,11 +204,13 @@ def _command(
     batch: int,
     seed: int,
     space: Mapping[str, Any] | None,
+    limit: float | None,
 ) -> str:
     words = [f"dllmc tune {engine.name} --task {task.name} --margin {margin:g}"]
     words += [] if budget is None else [f"--budget {budget}"]
     words += [] if trials is None else [f"--trials {trials}"]
     words += [] if objective == "throughput" else [f"--objective {objective}"]
+    words += [] if limit is None else [f"--pareto --limit {limit:g}"]
     words += [f"--batch {batch} --seed {seed}"]
     words += [f"--space {key}={value}" for key, value in (space or {}).items()]
     return " ".join(words)

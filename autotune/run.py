@@ -12,11 +12,13 @@ from optuna.trial import TrialState
 from dllmc.autotune.budget import FROM_EFFORT, BudgetSpentError, Effort
 from dllmc.autotune.confirm import baseline_passes, confirm
 from dllmc.autotune.details import details
+from dllmc.autotune.front_report import front_rows
 from dllmc.autotune.opening import open_job
 from dllmc.autotune.page import write as write_page
+from dllmc.autotune.pareto import judge_front, members
 from dllmc.autotune.prediction import check_predictions
 from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
-from dllmc.autotune.publish import keep_verdicts, make_record, report_rows, smallest_batch
+from dllmc.autotune.publish import publish, report_rows
 from dllmc.autotune.report import TuningReport, WorkerReport
 from dllmc.autotune.retiming import time_finalists
 from dllmc.autotune.search import search
@@ -53,6 +55,8 @@ def tune(
     max_new_tokens: int | None = None,
     seed: int = 0,
     space: Mapping[str, Any] | None = None,
+    pareto: bool = False,
+    limit: float | None = None,
     report: Path | str | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
@@ -86,6 +90,11 @@ def tune(
             task generates them.
         space: What to search, see `dllmc.autotune.search_space`. A job of less than ten minutes
             leaves out what needs other programs than the baseline's, unless it is named.
+        pareto: Give the front, what nothing else beats in both speed and quality, instead of one
+            pick: at most eight configurations, lossy ones among them. Each that keeps the margin
+            gets a record; that any of these breaks it has probability 5 % at most.
+        limit: Loss of right answers that the front shows, as a difference of shares; five
+            margins by default.
         report: HTML file for the page of the job, with its JSON beside; None is the folder
             `reports` of the database.
         progress: `rich` for bars on standard error, a function, or None.
@@ -111,6 +120,8 @@ def tune(
         max_new_tokens=max_new_tokens,
         seed=seed,
         space=space,
+        pareto=pareto,
+        limit=limit,
         progress=progress,
         clock=clock,
     ) as job:
@@ -170,17 +181,12 @@ def _run(job: Job, page: Path | None) -> TuningReport:
     until = search_share(job, pilot)
     search(job, pilot, until)
     job.study.set_user_attr("searched", True)
-    chosen = finalists(job, pilot, shortlist(job, pilot))
+    pareto = job.settings.limit is not None
+    chosen = members(job, pilot) if pareto else finalists(job, pilot, shortlist(job, pilot))
     timed = time_finalists(job, pilot, chosen, until + TIMING_SHARE)
-    done = confirm(job, timed)
-    least = job.settings.batch
-    if done.winner is None:
-        least = 1  # SAFE is safe at any batch
-    else:
-        least = smallest_batch(job, pilot, done.winner.candidate.config, job.evaluator.at_batch(1))
-    record = make_record(job, pilot, done, started=started, smallest_batch=least)
-    path = job.store.put(record)
-    keep_verdicts(job, done, started)
+    done = judge_front(job, timed) if pareto else confirm(job, timed)
+    published = publish(job, pilot, done, started)
+    record = published[0].record
     config = SAFE if done.winner is None else done.winner.candidate.config
     page = page or job.store.root / "reports" / f"{job.study.study_name}.html"
     report = TuningReport(
@@ -197,12 +203,14 @@ def _run(job: Job, page: Path | None) -> TuningReport:
         trials=_counts(job.study),
         spent=job.budget.spent,
         record=record.id,
-        path=path,
+        path=published[0].path,
         study=job.study.study_name,
         storage=job.storage,
         predictions=check_predictions(job, pilot, timed),
         notes=_notes(job, record),
         page=page,
+        front=front_rows(done, published),
+        limit=job.settings.limit,
     )
     write_page(details(job, pilot, timed, done, report), page)
     return report

@@ -44,9 +44,14 @@ class Candidate:
     disagreement: float
 
     @property
+    def loss(self) -> float:
+        """Share of tune prompts lost against the reference; negative where it is better."""
+        return (self.losses - self.wins) / self.n
+
+    @property
     def risk(self) -> tuple[float, float]:
         """To compare candidates by: lost answers first, then differing ones."""
-        return max(0.0, (self.losses - self.wins) / self.n), self.disagreement
+        return max(0.0, self.loss), self.disagreement
 
     @property
     def discordance(self) -> float:
@@ -67,7 +72,7 @@ def shortlist(job: Job, pilot: Pilot) -> list[Candidate]:
     lost nothing so far was selected for its luck too, and something must be there if it fails.
     """
     safe = median(pilot.reference_ratios)
-    found = [c for c in _candidates(job, pilot) if c.ratio > safe]
+    found = [c for c in candidates(job, pilot) if c.ratio > safe]
     fastest = max((c.ratio for c in found), default=0.0)
     chosen: list[Candidate] = []
     for high, low in itertools.pairwise((1.0, *TIERS)):
@@ -78,7 +83,8 @@ def shortlist(job: Job, pilot: Pilot) -> list[Candidate]:
     return chosen[::-1]
 
 
-def _candidates(job: Job, pilot: Pilot) -> list[Candidate]:
+def candidates(job: Job, pilot: Pilot) -> list[Candidate]:
+    """What was decoded to the end and lost no more than is tolerated, without the reference."""
     evaluator = job.evaluator
     reference = evaluator.outcomes(QUALITY_REFERENCE)
     ids = [name for batch in pilot.tune for name in batch.ids]

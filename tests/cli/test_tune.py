@@ -44,3 +44,18 @@ def test_a_record_goes_into_the_database_and_the_artifact(
     found = dllmc("generate", tuned, *(["copy: a"] * 4), *elsewhere, "--json").json
     assert {answer["record"] for answer in found} == {record.id}
     assert {answer["match"] for answer in found} == {"EXACT"}
+
+
+def test_a_front_is_shown_and_its_records_go_into_the_artifact(
+    dllmc: Callable, tuned: Path, own_database: Path
+) -> None:
+    arguments = ("tune", tuned, "--task", "sort", *QUICK, "--pareto", "--into-artifact")
+    ran = dllmc(*arguments)
+    assert ran.status == 0, ran.err
+    assert "held-out prompts, intervals of 95 % for all at once" in ran.out
+    confirmed = [r for r in Store(own_database).records() if r.key.workload.task == "sort"]
+    assert f"{len(confirmed)} records put into {tuned}" in ran.out
+    [again] = dllmc(*arguments, "--json").json
+    assert again["limit"] == 1.0
+    assert {row["record"] for row in again["front"]} == {record.id for record in confirmed}
+    assert "--pareto --limit 1" in confirmed[0].provenance.command
