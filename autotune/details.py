@@ -32,7 +32,12 @@ _FEWEST: Final = 6
 
 
 def details(
-    job: Job, pilot: Pilot, timed: list[Timed], done: Confirmation, report: TuningReport
+    job: Job,
+    pilot: Pilot,
+    timed: list[Timed],
+    done: Confirmation,
+    report: TuningReport,
+    floors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What a page is made of."""
     key = job.evaluator.key
@@ -42,6 +47,7 @@ def details(
         "format": FORMAT,
         "version": VERSION,
         "report": report.to_json(),
+        "floors": floors,
         "circumstances": {
             "model": key.model.name,
             "weights_sha256": key.model.weights_sha256,

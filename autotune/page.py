@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from dllmc.artifact import write_atomically
-from dllmc.autotune import _front_page, _picture
+from dllmc.autotune import _floors_page, _front_page, _picture
 from dllmc.autotune.details import FORMAT, VERSION, flattered
 from dllmc.compiler import html_page
 from dllmc.spec import TuningError
@@ -65,6 +65,7 @@ def page(value: Mapping[str, Any]) -> str:
         "<h2>What was found</h2>",
         _rows(report),
         *_front_page.section(report),
+        *_floors_page.section(value),
         "<h2>Speed and quality</h2>",
         _picture.pareto(value),
         "<p>Each point is a configuration on the tune prompts, with its 95 % intervals "

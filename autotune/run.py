@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from dllmc.autotune.budget import FROM_EFFORT, BudgetSpentError, Effort
 from dllmc.autotune.confirm import baseline_passes, confirm
 from dllmc.autotune.details import details
+from dllmc.autotune.floors import floors
 from dllmc.autotune.front_report import front_rows
 from dllmc.autotune.opening import open_job
 from dllmc.autotune.page import write as write_page
@@ -188,6 +189,8 @@ def _run(job: Job, page: Path | None) -> TuningReport:
     published = publish(job, pilot, done, started)
     record = published[0].record
     config = SAFE if done.winner is None else done.winner.candidate.config
+    predictions = check_predictions(job, pilot, timed)
+    possible = floors(job, pilot, config)
     page = page or job.store.root / "reports" / f"{job.study.study_name}.html"
     report = TuningReport(
         task=job.task.name,
@@ -206,13 +209,13 @@ def _run(job: Job, page: Path | None) -> TuningReport:
         path=published[0].path,
         study=job.study.study_name,
         storage=job.storage,
-        predictions=check_predictions(job, pilot, timed),
+        predictions=predictions,
         notes=_notes(job, record),
         page=page,
         front=front_rows(done, published),
         limit=job.settings.limit,
     )
-    write_page(details(job, pilot, timed, done, report), page)
+    write_page(details(job, pilot, timed, done, report, possible), page)
     return report
 
 
