@@ -9,7 +9,7 @@ each further one four fifths of what is left.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
@@ -34,17 +34,20 @@ from dllmc.tuning_db import split_digest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dllmc.autotune.evaluator import Batch
     from dllmc.autotune.job import Job, Pilot
     from dllmc.autotune.judging import Verdict
     from dllmc.autotune.retiming import Timed
     from dllmc.autotune.shortlist import Candidate
+    from dllmc.policies.config import DecodingConfig
+    from dllmc.tuning_db import Reject
 
 MOST_MEMBERS: Final = 8
 # Of the error that is left, the share of the next front.
 _SHARE: Final = 0.8
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """How a front is tested.
 
@@ -125,36 +128,48 @@ def judge_front(job: Job, timed: Sequence[Timed]) -> Confirmation:
         seed=plan.seed,
         test=f"{noninferiority.SCORE}, one-sided {alpha:.2%} for each of {len(faster)} at once",
     )
-    for _ in decode_in_time(
-        job, done.prompts, lambda n: configs if n < plan.size else (), plan.size
-    ):
-        pass
-    # A run that was killed may have decoded a batch with some of them.
-    n = min(count(job, done.prompts, config, plan.size)[2] for config in configs)
-    for config in configs:
-        verdict = judge(job, done.prompts, config, n, alpha=alpha, planned=plan.size)
-        done.verdicts.append(verdict)
+    n = _decode(job, done.prompts, configs, plan.size)
+    done.verdicts = [
+        judge(job, done.prompts, config, n, alpha=alpha, planned=plan.size) for config in configs
+    ]
+    for verdict in done.verdicts:
         job.tell("confirmation", n, plan.size, message=line(verdict))
     least = noninferiority.prompts_without_loss(job.settings.margin, alpha)
     if n >= least:
         # A later run of this job must not test it again on more prompts.
-        plan.size = n
-        _store(job, faster, plan)
+        _store(job, faster, replace(plan, size=n))
     done.front = [
         Member(item, verdict, _interval(job, verdict, alpha), _dominated(index, faster, done))
         for index, (item, verdict) in enumerate(zip(faster, done.verdicts, strict=True))
     ]
     done.winner = next(iter(done.published), None)
     if done.winner is None:
-        done.reject, done.reason = "quality" if n else "time", done.verdicts[0].reason
-        if len(samples) < least:
-            done.reject = "prompts"
-            done.reason = (
-                f"task `{job.task.name}` has {len(samples)} confirm prompts, and margin "
-                f"{job.settings.margin:g} needs {least} at the very least for a front of "
-                f"{len(faster)}; add prompts or allow a larger margin"
-            )
+        done.reject, done.reason = _why_nothing(job, done, len(samples), least)
     return done
+
+
+def _decode(
+    job: Job, prompts: Sequence[Batch], configs: Sequence[DecodingConfig], size: int
+) -> int:
+    """Decode with all of a front, as time allows; returns prompts that all were decoded for."""
+    for _ in decode_in_time(job, prompts, lambda n: configs if n < size else (), size):
+        pass
+    # A run that was killed may have decoded a batch with some of them.
+    return min(count(job, prompts, config, size)[2] for config in configs)
+
+
+def _why_nothing(
+    job: Job, done: Confirmation, available: int, least: int
+) -> tuple[Reject, str | None]:
+    """In one word and in full, why no member of a front has passed."""
+    if available < least:
+        return "prompts", (
+            f"task `{job.task.name}` has {available} confirm prompts, and margin "
+            f"{job.settings.margin:g} needs {least} at the very least for a front of "
+            f"{len(done.front)}; add prompts or allow a larger margin"
+        )
+    safest = done.verdicts[0]
+    return "quality" if safest.n else "time", safest.reason
 
 
 def _plan(job: Job, faster: Sequence[Timed]) -> _Plan:
@@ -172,8 +187,9 @@ def _plan(job: Job, faster: Sequence[Timed]) -> _Plan:
     ]
     # What seems to break the margin only needs to be placed.
     most = GENEROSITY * max(wanted, default=noninferiority.prompts_without_loss(margin, alpha))
-    plan = _Plan(job.seed_for(f"front/{key}"), min(most, MOST_CONFIRM_PROMPTS), error)
-    plan.size = len(job.task.samples("confirm", plan.size, plan.seed))
+    seed = job.seed_for(f"front/{key}")
+    size = len(job.task.samples("confirm", min(most, MOST_CONFIRM_PROMPTS), seed))
+    plan = _Plan(seed, size, error)
     _store(job, faster, plan)
     return plan
 
