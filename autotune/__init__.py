@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dllmc.autotune.budget import EFFORTS, FROM_EFFORT
+from dllmc.autotune.front_report import FrontRow
 from dllmc.autotune.progress import Progress, rich_progress
 from dllmc.autotune.report import ReportRow, TuningReport, WorkerReport
 from dllmc.autotune.retarget import retarget
@@ -13,6 +14,7 @@ from dllmc.autotune.space import SearchSpace, search_space
 __all__ = [
     "EFFORTS",
     "FROM_EFFORT",
+    "FrontRow",
     "Progress",
     "ReportRow",
     "RetargetReport",

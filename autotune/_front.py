@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dllmc.autotune.evaluator import as_json, id_of
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from dllmc.autotune.evaluator import Evaluator
     from dllmc.tasks import Sample
     from dllmc.tuning_db import Key, QualityEvidence, Store
+
+
+class Judged(Protocol):
+    """What has a place on a front."""
+
+    @property
+    def loss(self) -> float:
+        """Share of right answers lost against the reference."""
+
+    @property
+    def ratio(self) -> float:
+        """Speed as a multiple of the baseline's."""
+
+
+JudgedT = TypeVar("JudgedT", bound=Judged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +155,12 @@ def verdict_key(key: Key, task: str) -> VerdictKey:
     )
 
 
-def front(points: Sequence[Point]) -> list[Point]:
-    """Those of `points` than which none is both at least as fast and at least as good."""
-    found: list[Point] = []
+def front(points: Sequence[JudgedT]) -> list[JudgedT]:
+    """Those of `points` than which none is both at least as fast and at least as good.
+
+    Fastest first.
+    """
+    found: list[JudgedT] = []
     for point in sorted(points, key=lambda p: (-p.ratio, p.loss)):
         if not found or point.loss < found[-1].loss:
             found.append(point)

@@ -57,6 +57,7 @@ def pareto(value: Mapping[str, Any]) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" font-size="12" '
         'aria-label="difference in right answers against speed">',
         *_axes(scale, margin),
+        *_front(scale, rows, value["report"].get("front", ())),
         *(part for row in rows for part in _point(scale, row)),
         "</svg>",
     ]
@@ -88,6 +89,22 @@ def _step(span: float) -> float:
     rough = span / 6
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+
+
+def _front(
+    scale: _Scale, rows: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """A line through the members of a front."""
+    members = [member["config"] for member in front]
+    # A configuration may have been drawn twice.
+    places = {
+        (scale.x(row["ratio"]), scale.y(row["difference"]))
+        for row in rows
+        if row["config"] in members
+    }
+    if places:
+        way = "L".join(f"{x:.1f} {y:.1f}" for x, y in sorted(places))
+        yield f'<path d="M{way}" fill="none" stroke="#8a63d2" stroke-width="1.5"/>'
 
 
 def _point(scale: _Scale, row: Mapping[str, Any]) -> Iterator[str]:

@@ -20,8 +20,8 @@ from dllmc.policies.config import QUALITY_REFERENCE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dllmc.autotune.confirm import Confirmation
     from dllmc.autotune.job import Job, Pilot
+    from dllmc.autotune.judging import Confirmation
     from dllmc.autotune.report import TuningReport
     from dllmc.autotune.retiming import Timed
 
@@ -32,7 +32,12 @@ _FEWEST: Final = 6
 
 
 def details(
-    job: Job, pilot: Pilot, timed: list[Timed], done: Confirmation, report: TuningReport
+    job: Job,
+    pilot: Pilot,
+    timed: list[Timed],
+    done: Confirmation,
+    report: TuningReport,
+    floors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What a page is made of."""
     key = job.evaluator.key
@@ -42,6 +47,7 @@ def details(
         "format": FORMAT,
         "version": VERSION,
         "report": report.to_json(),
+        "floors": floors,
         "circumstances": {
             "model": key.model.name,
             "weights_sha256": key.model.weights_sha256,
@@ -135,14 +141,23 @@ def _trial(
         row["outcome"] = "too lossy"
         row["why"] = f"{losses} lost and {wins} won of {len(names)} prompts"
     else:
-        row["outcome"], row["why"] = "feasible", "another of its speed looked safer"
+        front = job.settings.limit is not None
+        why = (
+            "another was as fast and no worse, or near"
+            if front
+            else "another of its speed looked safer"
+        )
+        row["outcome"], row["why"] = "feasible", why
     return row
 
 
 def _importance(study: optuna.Study) -> dict[str, float] | None:
-    """Of each knob for the speed, by PED-ANOVA; None where there are too few trials."""
+    """Of each knob for the speed, by PED-ANOVA; None where there are too few trials.
+
+    Of a job that was asked for a front, for coming near it.
+    """
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    values = {trial.value for trial in complete}
+    values = {tuple(trial.values) for trial in complete}
     if len(complete) < _FEWEST or len(values) < 2:
         return None
     try:

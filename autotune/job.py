@@ -46,6 +46,7 @@ class Settings:
         narrowing: What to search of the space.
         command: What repeats the job.
         objective: What is to be fast.
+        limit: Loss that configurations of a front may have; None where one is picked.
     """
 
     margin: float
@@ -56,6 +57,12 @@ class Settings:
     narrowing: Mapping[str, Any]
     command: str
     objective: Objective = "throughput"
+    limit: float | None = None
+
+    @property
+    def tolerated(self) -> float:
+        """Loss beyond which the search gives a configuration up."""
+        return self.margin if self.limit is None else self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,8 @@ class Job:
         structure: Choices of execution.
         limits: Of memory and compiling.
         helps: Whether another process brings the job to its end.
-        best: Highest speed so far as a multiple of the baseline's, quality permitting.
+        best: Highest speed so far as a multiple of the baseline's, quality permitting: of what
+            keeps the margin, and for a front of what lost nothing.
     """
 
     settings: Settings

@@ -42,6 +42,9 @@ _PROBE: Final = 64
 # and form of inputs that policies ask for is one.
 _SHORT: Final = 600
 
+# A front is searched as far as this multiple of the margin.
+_BEYOND: Final = 5
+
 
 @contextlib.contextmanager
 def open_job(
@@ -62,6 +65,8 @@ def open_job(
     space: Mapping[str, Any] | None = None,
     max_memory: str | int | None = None,
     max_compile: str | float | None = None,
+    pareto: bool = False,
+    limit: float | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Job]:
@@ -75,6 +80,7 @@ def open_job(
     seconds = parse_budget(budget)
     _check(margin, trials, batch, max_new_tokens, objective)
     limits = read_limits(max_memory, max_compile)
+    limit = _limit(limit, margin, pareto=pareto)
     short = seconds is not None and seconds < _SHORT
     structure, narrowing = read_structure(
         space or {},
@@ -116,20 +122,18 @@ def open_job(
         trials=trials,
         # The batch that was chosen is part of the key.
         narrowing={key: value for key, value in (space or {}).items() if key != "batch"},
-        command=" ".join(
-            [
-                _command(engine, found, margin, budget, trials, objective, batch, seed, space),
-                *limits.words(),
-            ]
+        command=_command(
+            engine, found, margin, budget, trials, objective, batch, seed, space, limit, limits
         ),
         objective=objective,
+        limit=limit,
     )
     identity = _identity(engine, found, settings, allowed) | limits.identity()
     name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
     where = storage or store.root / "studies.sqlite3"
     shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
     with (
-        open_study(where, name, identity, seed, alone=not helps) as study,
+        open_study(where, name, identity, seed, front=pareto, alone=not helps) as study,
         Session(study) as session,
         shown as callback,
     ):
@@ -191,6 +195,22 @@ def _check(
             raise TuningError(f"`{name}`={value} must be at least 1")
 
 
+def _limit(limit: float | None, margin: float, *, pareto: bool) -> float | None:
+    """The loss that a front may have; None where one configuration is picked."""
+    if not pareto:
+        if limit is not None:
+            raise TuningError(f"`limit`={limit!r} is of a front; give `pareto` (--pareto) too")
+        return None
+    if limit is None:
+        return min(_BEYOND * margin, 1.0)
+    if not margin <= limit <= 1:
+        raise TuningError(
+            f"`limit`={limit!r} must be at least the margin of {margin:g} and at most 1; 0.1 "
+            "shows what loses up to 10 of 100 right answers"
+        )
+    return limit
+
+
 def _identity(
     engine: Engine, task: Task, settings: Settings, allowed: SearchSpace
 ) -> dict[str, Any]:
@@ -213,6 +233,8 @@ def _identity(
         # Optuna refuses other choices in the same study.
         "kinds": allowed.kinds,
     }
+    if settings.limit is not None:
+        identity["front"] = settings.limit  # has two objectives
     # As it comes back from the storage: lists for tuples.
     return dict(json.loads(json.dumps(identity)))
 
@@ -227,11 +249,14 @@ def _command(
     batch: int,
     seed: int,
     space: Mapping[str, Any] | None,
+    limit: float | None,
+    limits: Limits,
 ) -> str:
     words = [f"dllmc tune {engine.name} --task {task.name} --margin {margin:g}"]
     words += [] if budget is None else [f"--budget {budget}"]
     words += [] if trials is None else [f"--trials {trials}"]
     words += [] if objective == "throughput" else [f"--objective {objective}"]
-    words += [f"--batch {batch} --seed {seed}"]
+    words += [] if limit is None else [f"--pareto --limit {limit:g}"]
+    words += [f"--batch {batch} --seed {seed}", *limits.words()]
     words += [f"--space {key}={value}" for key, value in (space or {}).items() if key != "batch"]
     return " ".join(words)

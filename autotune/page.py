@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from dllmc.artifact import write_atomically
-from dllmc.autotune import _picture
+from dllmc.autotune import _floors_page, _front_page, _picture
 from dllmc.autotune.details import FORMAT, VERSION, flattered
 from dllmc.compiler import html_page
 from dllmc.spec import TuningError
@@ -64,12 +64,14 @@ def page(value: Mapping[str, Any]) -> str:
         *(f"<p>{escape(note)}</p>" for note in report["notes"]),
         "<h2>What was found</h2>",
         _rows(report),
+        *_front_page.section(report),
+        *_floors_page.section(value),
         "<h2>Speed and quality</h2>",
         _picture.pareto(value),
         "<p>Each point is a configuration on the tune prompts, with its 95 % intervals "
-        "where it was tested: green is confirmed, red is not, blue seemed to keep the margin, "
-        "grey was too lossy or too slow. The dashed line is the margin. Hover over a point for "
-        "what it is.</p>",
+        "where it was tested: green is confirmed, red is not, blue "
+        f"{_front_page.seeming(report)}, grey was too lossy or too slow. The dashed line is the "
+        "margin. Hover over a point for what it is.</p>",
         "<h2>Held-out prompts</h2>",
         _verdicts(report),
         *_bias(value),
@@ -168,8 +170,8 @@ def _verdicts(report: Mapping[str, Any]) -> str:
         for v in report["verdicts"]
     ]
     told = (
-        "<p>Safest first. The tests share an error of 5 %: each p is not to exceed its level, so "
-        "that the probability that any that passed breaks the margin is 5 % at most.</p>"
+        f"<p>{_front_page.order(report)}, so that the probability that any that passed breaks the "
+        "margin is 5 % at most.</p>"
     )
     return told + html_page.table(columns, rows, numbers=7)
 
@@ -223,9 +225,10 @@ def _importance(value: Mapping[str, Any]) -> str:
     ]
     count = value["report"]["trials"]["complete"]
     return (
-        f"<p>Share of what sets fast configurations apart, by PED-ANOVA over {count} trials. It "
-        "says what went along with speed here, not what causes it, and is rough for knobs that "
-        "few of them have.</p>" + html_page.table(("", "", "share"), rows, numbers=1)
+        f"<p>Share of what sets {_front_page.best(value['report'])} apart, by PED-ANOVA over "
+        f"{count} trials. It says what went along with that here, not what causes it, and is "
+        "rough for knobs that few of them have.</p>"
+        + html_page.table(("", "", "share"), rows, numbers=1)
     )
 
 

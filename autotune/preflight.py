@@ -86,6 +86,9 @@ def search_share(job: Job, pilot: Pilot) -> float:
     """The share of the budget after which the search ends."""
     if job.budget.total is None:
         return 1.0
+    if job.settings.limit is not None:
+        # A front has more members than a short list, and each needs more prompts.
+        return 1 - MOST_CONFIRM_SHARE - TIMING_SHARE - LAST_SHARE
     needed = noninferiority.prompts_needed(pilot.discordance, job.settings.margin)
     # A finalist is hoped to be less discordant than the baseline: 3 times the fewest prompts are
     # enough for 2 % of discordance at a margin of 0.02.

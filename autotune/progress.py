@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-Part = Literal["preflight", "search", "timing", "confirmation", "retargeting"]
+Part = Literal["preflight", "search", "timing", "confirmation", "floors", "retargeting"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from dllmc.autotune import noninferiority
 from dllmc.autotune._front import verdict_key
 from dllmc.autotune.evaluator import as_json, batches
 from dllmc.autotune.report import ReportRow
@@ -28,10 +27,11 @@ from dllmc.tuning_db.verdicts import StoredVerdict, VerdictStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from dllmc.autotune.confirm import Confirmation, Verdict
     from dllmc.autotune.evaluator import Batch, Evaluator
     from dllmc.autotune.job import Job, Pilot
+    from dllmc.autotune.judging import Confirmation, Verdict
     from dllmc.autotune.retiming import Timed
     from dllmc.policies.config import DecodingConfig
 
@@ -40,11 +40,40 @@ _SINGLE_PAIRS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """A record, and where it is."""
+
+    record: Record
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class _Judged:
     """The prompts of a split that were decoded with a configuration and with the reference."""
 
     split: str
     ids: list[str]
+
+
+def publish(job: Job, pilot: Pilot, done: Confirmation, started: str) -> list[Published]:
+    """Write records of what passed, fastest first; where nothing did, that `SAFE` ships.
+
+    Args:
+        job: The job.
+        pilot: What the preflight found.
+        done: What held-out prompts said; it is filed too.
+        started: Start of the job, ISO 8601 in UTC.
+    """
+    single, found = job.evaluator.at_batch(1), []
+    confirmed: list[Timed | None] = [*done.published]
+    for passed in confirmed or [None]:
+        least = 1  # SAFE is safe at any batch
+        if passed is not None:
+            least = smallest_batch(job, pilot, passed.candidate.config, single)
+        record = make_record(job, pilot, done, passed, started=started, smallest_batch=least)
+        found.append(Published(record, job.store.put(record)))
+    keep_verdicts(job, done, started)
+    return found
 
 
 def smallest_batch(job: Job, pilot: Pilot, winner: DecodingConfig, single: Evaluator) -> int:
@@ -70,10 +99,16 @@ def smallest_batch(job: Job, pilot: Pilot, winner: DecodingConfig, single: Evalu
 
 
 def make_record(
-    job: Job, pilot: Pilot, done: Confirmation, *, started: str, smallest_batch: int
+    job: Job,
+    pilot: Pilot,
+    done: Confirmation,
+    winner: Timed | None,
+    *,
+    started: str,
+    smallest_batch: int,
 ) -> Record:
-    """The record of a job: what was confirmed, or that nothing was."""
-    winner, verdict = done.winner, None
+    """The record of `winner`, which was confirmed, or that nothing was."""
+    verdict = None
     if winner is not None:
         verdict = next(v for v in done.verdicts if v.config == winner.candidate.config)
     config = SAFE if winner is None else winner.candidate.config
@@ -129,7 +164,7 @@ def _stored(job: Job, done: Confirmation, verdict: Verdict, started: str) -> Sto
         lower_bound=verdict.lower_bound,
         p_value=verdict.p_value,
         passed=verdict.passed,
-        test=quality.test,
+        test=done.test,
         metric=quality.metric,
         split_sha256=split_digest(ids),
         outcomes_sha256=quality.outcomes_sha256,
@@ -204,7 +239,7 @@ def _quality(job: Job, done: Confirmation, verdict: Verdict) -> Quality:
         lower_bound=verdict.lower_bound,
         margin=job.settings.margin,
         p_value=verdict.p_value,
-        test=noninferiority.TEST,
+        test=done.test,
         split="confirm",
         outcomes_sha256=outcomes_digest(ids, reference, own),
     )

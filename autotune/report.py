@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dllmc.autotune.front_report import FrontRow, front_table
 from dllmc.autotune.job import describe
 from dllmc.autotune.prediction import median_error
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Group
 
-    from dllmc.autotune.confirm import Verdict
+    from dllmc.autotune.judging import Verdict
     from dllmc.autotune.prediction import Prediction
     from dllmc.policies.config import DecodingConfig
 
@@ -96,6 +97,9 @@ class TuningReport:
         predictions: Predicted beside measured speeds of the short list, where there was time.
         notes: What else is worth knowing, one line each.
         page: The same and more, as HTML; its JSON is beside it.
+        front: Of a job that was asked for it, slowest first; `config`, `record` and the row
+            `tuned` are then of its fastest member that keeps the margin.
+        limit: Loss of quality that the front was searched for; None without a front.
     """
 
     task: str
@@ -117,6 +121,14 @@ class TuningReport:
     predictions: list[Prediction]
     notes: list[str]
     page: Path
+    front: list[FrontRow] = field(default_factory=list)
+    limit: float | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files of all records, that of `record` first."""
+        others = [row.path for row in self.front[::-1] if row.path is not None]
+        return list(dict.fromkeys([self.path, *others]))
 
     def row(self, name: str) -> ReportRow | None:
         """The row called `name`, if there is one."""
@@ -146,7 +158,8 @@ class TuningReport:
                 speed,
                 describe(row.config),
             )
-        return Group(table, *(Text(line) for line in self._lines()))
+        shown = [front_table(self.front, self.margin)] if self.front else []
+        return Group(table, *shown, *(Text(line) for line in self._lines()))
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON."""
@@ -160,6 +173,7 @@ class TuningReport:
         for item, predicted in zip(value["predictions"], self.predictions, strict=True):
             item["config"] = predicted.config.model_dump(mode="json")
             item["error"] = predicted.error
+        value["front"] = [row.to_json() for row in self.front]
         return value | {"path": str(self.path), "page": str(self.page)}
 
     def _lines(self) -> list[str]:
@@ -170,6 +184,8 @@ class TuningReport:
                 f"confirmed on {passed.n} held-out prompts: loses less than "
                 f"{max(0.0, -passed.lower_bound):.1%} (95 %), p = {passed.p_value:.3f}"
             )
+            if self.front:
+                lines.append(f"{len(self.paths)} records of the front, the fastest in force")
         else:
             lines.append(f"nothing was confirmed, SAFE ships: {self.reason}")
         verdict = {

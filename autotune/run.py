@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import TrialState
 
+from dllmc.autotune._front import verdict_key
 from dllmc.autotune.budget import FROM_EFFORT, BudgetSpentError, Effort
 from dllmc.autotune.confirm import baseline_passes, confirm
 from dllmc.autotune.details import details
+from dllmc.autotune.floors import floors
+from dllmc.autotune.front_report import front_rows
 from dllmc.autotune.opening import open_job
 from dllmc.autotune.page import write as write_page
+from dllmc.autotune.pareto import judge_front, members
 from dllmc.autotune.prediction import check_predictions
 from dllmc.autotune.preflight import TIMING_SHARE, preflight, search_share
-from dllmc.autotune.publish import keep_verdicts, make_record, report_rows, smallest_batch
+from dllmc.autotune.publish import publish, report_rows
 from dllmc.autotune.report import TuningReport, WorkerReport
 from dllmc.autotune.retiming import time_finalists
 from dllmc.autotune.search import search
@@ -26,6 +30,7 @@ from dllmc.autotune.structural import choose_select, said
 from dllmc.policies.config import SAFE
 from dllmc.spec import TuningError
 from dllmc.tuning_db import Objective, Store, list_records
+from dllmc.tuning_db.verdicts import VerdictStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +61,8 @@ def tune(
     space: Mapping[str, Any] | None = None,
     max_memory: str | int | None = None,
     max_compile: str | float | None = None,
+    pareto: bool = False,
+    limit: float | None = None,
     report: Path | str | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
@@ -93,6 +100,11 @@ def tune(
         max_memory: That a configuration may take: bytes, or a text such as `2GiB`.
         max_compile: Seconds in which the programs of a configuration may be compiled, or a text
             such as `60s`. What other configurations have compiled for it counts.
+        pareto: Give the front, what nothing else beats in both speed and quality, instead of one
+            pick: at most eight configurations, lossy ones among them. Each that keeps the margin
+            gets a record; that any of these breaks it has probability 5 % at most.
+        limit: Loss of right answers that the front shows, as a difference of shares; five
+            margins by default.
         report: HTML file for the page of the job, with its JSON beside; None is the folder
             `reports` of the database.
         progress: `rich` for bars on standard error, a function, or None.
@@ -120,6 +132,8 @@ def tune(
         space=space,
         max_memory=max_memory,
         max_compile=max_compile,
+        pareto=pareto,
+        limit=limit,
         progress=progress,
         clock=clock,
     ) as job:
@@ -179,19 +193,16 @@ def _run(job: Job, page: Path | None) -> TuningReport:
     until = search_share(job, pilot)
     search(job, pilot, until)
     job.study.set_user_attr("searched", True)
-    chosen = finalists(job, pilot, shortlist(job, pilot))
+    pareto = job.settings.limit is not None
+    chosen = members(job, pilot) if pareto else finalists(job, pilot, shortlist(job, pilot))
     choose_select(job, pilot, chosen)
     timed = time_finalists(job, pilot, chosen, until + TIMING_SHARE)
-    done = confirm(job, pilot, timed)
-    least = job.settings.batch
-    if done.winner is None:
-        least = 1  # SAFE is safe at any batch
-    else:
-        least = smallest_batch(job, pilot, done.winner.candidate.config, job.evaluator.at_batch(1))
-    record = make_record(job, pilot, done, started=started, smallest_batch=least)
-    path = job.store.put(record)
-    keep_verdicts(job, done, started)
+    done = judge_front(job, timed) if pareto else confirm(job, pilot, timed)
+    published = publish(job, pilot, done, started)
+    record = published[0].record
     config = SAFE if done.winner is None else done.winner.candidate.config
+    predictions = check_predictions(job, pilot, timed)
+    possible = floors(job, pilot, config)
     page = page or job.store.root / "reports" / f"{job.study.study_name}.html"
     report = TuningReport(
         task=job.task.name,
@@ -207,14 +218,16 @@ def _run(job: Job, page: Path | None) -> TuningReport:
         trials=_counts(job.study),
         spent=job.budget.spent,
         record=record.id,
-        path=path,
+        path=published[0].path,
         study=job.study.study_name,
         storage=job.storage,
-        predictions=check_predictions(job, pilot, timed),
+        predictions=predictions,
         notes=_notes(job, record),
         page=page,
+        front=front_rows(done, published),
+        limit=job.settings.limit,
     )
-    write_page(details(job, pilot, timed, done, report), page)
+    write_page(details(job, pilot, timed, done, report, possible), page)
     return report
 
 
@@ -235,7 +248,11 @@ def _notes(job: Job, record: Record) -> list[str]:
         item.record.provenance.study
         for item in list_records([job.store], task=job.task.name)
         if item.record.key.model.weights_sha256 == record.key.model.weights_sha256
-    } - {record.provenance.study}
+    }
+    # A record of the same pick takes the place of the one before; what was said of it stays.
+    kept = verdict_key(job.evaluator.key, job.task.name)
+    earlier |= {verdict.study for verdict in VerdictStore(job.store).load(kept)}
+    earlier.discard(record.provenance.study)
     if not earlier:
         return notes
     return [

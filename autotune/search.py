@@ -123,7 +123,7 @@ def _run(job: Job, pilot: Pilot, trial: optuna.Trial, until: float) -> None:
         config = job.space.suggest(trial)
         config = PRESETS.get(trial.user_attrs.get("preset", ""), config)
         trial.set_user_attr("config", config.canonical_json())
-        value = _evaluate(job, pilot, trial, config, until)
+        speed, loss = _evaluate(job, pilot, trial, config, until)
     except optuna.TrialPruned:
         _tell(study, trial, state=TrialState.PRUNED)
     except (ConfigError, PlanError) as error:
@@ -131,36 +131,37 @@ def _run(job: Job, pilot: Pilot, trial: optuna.Trial, until: float) -> None:
         trial.set_constraint("valid", 1.0)
         _tell(study, trial, state=TrialState.PRUNED)
     else:
-        _tell(study, trial, value)
-        feasible = trial.constraints["quality"] <= 0 and config != QUALITY_REFERENCE
-        if feasible and math.exp(value) > (job.best or 0.0):
-            job.best = math.exp(value)
+        # Quality is an objective of a front only; of a single pick it is a constraint.
+        _tell(study, trial, [speed, loss][: len(study.directions)])
+        paces = _sets_pace(job, config, trial.constraints["quality"])
+        if paces and math.exp(speed) > (job.best or 0.0):
+            job.best = math.exp(speed)
             job.tell("search", trial.number, message=f"{job.best:.2f}x  {describe(config)}")
 
 
 def _tell(
     study: optuna.Study,
     trial: optuna.Trial,
-    value: float | None = None,
+    values: list[float] | None = None,
     state: TrialState | None = None,
 ) -> None:
     """End `trial`, unless others have taken this process for dead and ended it before."""
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
-        study.tell(trial.number, value, state)
+        study.tell(trial.number, values, state)
 
 
 def _evaluate(
     job: Job, pilot: Pilot, trial: optuna.Trial, config: DecodingConfig, until: float
-) -> float:
-    """The logarithm of the speed as a multiple of the baseline's.
+) -> tuple[float, float]:
+    """The logarithm of the speed as a multiple of the baseline's, and the loss.
 
     Raises:
         TrialPruned: The configuration is clearly too lossy.
         BudgetSpentError: The time is used up; what was decoded stays.
     """
-    evaluator = job.evaluator
+    evaluator, tolerated = job.evaluator, job.settings.tolerated
     reference = evaluator.outcomes(QUALITY_REFERENCE)
-    race, too_slow = Race(job.settings.margin), False
+    race, too_slow = Race(tolerated), False
     for index, batch in enumerate(pilot.tune):
         if not evaluator.knows(config, batch):
             job.budget.require(until)
@@ -175,7 +176,7 @@ def _evaluate(
         for name in batch.ids:
             race.update(reference[name].correct, outcomes[name].correct)
         if race.lost:
-            trial.set_constraint("quality", max(race.loss - job.settings.margin, 1e-3))
+            trial.set_constraint("quality", max(race.loss - tolerated, 1e-3))
             trial.set_user_attr("prompts", race.n)
             raise optuna.TrialPruned
         too_slow = _is_too_slow(job, config)
@@ -187,9 +188,9 @@ def _evaluate(
         job.budget.require(until)
         batch = pilot.tune[(timed + 1) % len(pilot.tune)]
         evaluator.time(config, "SPEED_BASELINE", batch, "search", first=timed % 2 == 0)
-    trial.set_constraint("quality", race.loss - job.settings.margin)
+    trial.set_constraint("quality", race.loss - tolerated)
     trial.set_user_attr("prompts", race.n)
-    return math.log(_speed(job, config))
+    return math.log(_speed(job, config)), race.loss
 
 
 def _check_limits(job: Job, trial: optuna.Trial, config: DecodingConfig, batch: Batch) -> None:
@@ -214,15 +215,28 @@ def _check_limits(job: Job, trial: optuna.Trial, config: DecodingConfig, batch: 
 
 
 def _best(job: Job) -> float | None:
-    """The highest speed among the feasible trials so far, the reference's left out."""
+    """The highest speed among the trials so far that set the pace."""
     speeds = [
-        math.exp(trial.value)
+        math.exp(trial.values[0])
         for trial in job.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if trial.value is not None
-        and trial.constraints["quality"] <= 0
-        and config_of(trial) != QUALITY_REFERENCE
+        if trial.values and _sets_pace(job, config_of(trial), trial.constraints["quality"])
     ]
     return max(speeds, default=None)
+
+
+def _sets_pace(job: Job, config: DecodingConfig, excess: float) -> bool:
+    """Whether what is much slower than `config` is of no use.
+
+    A single pick needs nothing that is slower than what keeps the margin. On a front a slow one
+    has its place, unless one that lost nothing is faster.
+
+    Args:
+        job: The job.
+        config: Decoded to the end.
+        excess: Its loss beyond the tolerated one.
+    """
+    limit = job.settings.limit
+    return config != QUALITY_REFERENCE and excess <= (0.0 if limit is None else -limit)
 
 
 def _is_too_slow(job: Job, config: DecodingConfig) -> bool:

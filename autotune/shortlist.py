@@ -50,9 +50,14 @@ class Candidate:
     disagreement: float
 
     @property
+    def loss(self) -> float:
+        """Share of tune prompts lost against the reference; negative where it is better."""
+        return (self.losses - self.wins) / self.n
+
+    @property
     def risk(self) -> tuple[float, float]:
         """To compare candidates by: lost answers first, then differing ones."""
-        return max(0.0, (self.losses - self.wins) / self.n), self.disagreement
+        return max(0.0, self.loss), self.disagreement
 
     @property
     def discordance(self) -> float:
@@ -68,7 +73,7 @@ class Candidate:
 def shortlist(job: Job, pilot: Pilot) -> list[Candidate]:
     """Feasible candidates that are faster than `SAFE`, slowest first, spread over fine tiers."""
     safe = median(pilot.reference_ratios)
-    return spread([c for c in _candidates(job, pilot) if c.ratio > safe], FINE_TIERS)
+    return spread([c for c in candidates(job, pilot) if c.ratio > safe], FINE_TIERS)
 
 
 def spread(found: Sequence[Candidate], tiers: Sequence[float]) -> list[Candidate]:
@@ -92,7 +97,8 @@ def spread(found: Sequence[Candidate], tiers: Sequence[float]) -> list[Candidate
     return chosen[::-1]
 
 
-def _candidates(job: Job, pilot: Pilot) -> list[Candidate]:
+def candidates(job: Job, pilot: Pilot) -> list[Candidate]:
+    """What was decoded to the end and lost no more than is tolerated, without the reference."""
     evaluator = job.evaluator
     reference = evaluator.outcomes(QUALITY_REFERENCE)
     ids = [name for batch in pilot.tune for name in batch.ids]

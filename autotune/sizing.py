@@ -20,9 +20,17 @@ CONFIRM_UNTIL: Final = 1 - LAST_SHARE
 """The share of the budget after which no confirm prompt is decoded."""
 
 
-def prompts_wanted(candidate: Candidate, margin: float) -> int:
-    """Prompts that confirm `candidate` with 80 % power even if its discordance is underrated."""
-    needed = noninferiority.prompts_needed(candidate.cautious_discordance, margin)
+def prompts_wanted(
+    candidate: Candidate, margin: float, alpha: float = noninferiority.ALPHA
+) -> int:
+    """Prompts that confirm `candidate` with 80 % power even if its discordance is underrated.
+
+    Args:
+        candidate: What is tested.
+        margin: Loss to exclude.
+        alpha: Error that is allowed.
+    """
+    needed = noninferiority.prompts_needed(candidate.cautious_discordance, margin, alpha)
     return min(needed, MOST_CONFIRM_PROMPTS)
 
 

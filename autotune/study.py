@@ -31,6 +31,7 @@ def open_study(
     identity: Mapping[str, Any],
     seed: int,
     *,
+    front: bool = False,
     alone: bool = True,
 ) -> Iterator[optuna.Study]:
     """The study called `name`, new or resumed.
@@ -42,6 +43,7 @@ def open_study(
         name: Of the study.
         identity: What the job depends on; a study of the same name must have the same.
         seed: Of the sampler.
+        front: Whether quality is a second objective, and not only a constraint.
         alone: Whether this process is the one that brings the job to its end, of which there is
             one at a time. Any number of others may work on it beside.
 
@@ -51,7 +53,7 @@ def open_study(
     """
     where = parse_storage(storage)
     with _quiet(), _lock(where, name) if alone else contextlib.nullcontext():
-        study = _load(where, name, seed)
+        study = _load(where, name, seed, front=front)
         known = study.user_attrs.get("identity")
         if known is None and not study.trials:
             study.set_user_attr("identity", dict(identity))
@@ -105,7 +107,7 @@ def _open(storage: Storage) -> optuna.storages.BaseStorage:
     return connect(storage)
 
 
-def _load(storage: Storage, name: str, seed: int) -> optuna.Study:
+def _load(storage: Storage, name: str, seed: int, *, front: bool) -> optuna.Study:
     path = storage.path
     if path is not None:
         try:
@@ -115,7 +117,11 @@ def _load(storage: Storage, name: str, seed: int) -> optuna.Study:
     for left in reversed(range(_TRIES)):
         try:
             study = optuna.create_study(
-                storage=_open(storage), study_name=name, direction="maximize", load_if_exists=True
+                storage=_open(storage),
+                study_name=name,
+                # Of the logarithm of the speed, and of the share of right answers that is lost.
+                directions=["maximize", "minimize"] if front else ["maximize"],
+                load_if_exists=True,
             )
             break
         except TuningError:

@@ -76,8 +76,7 @@ def _distance(
     from dllmc.policies.config import QUALITY_REFERENCE
     from dllmc.runtime import oracle
 
-    # A schedule without blocks of one length is compared with the whole response as one block.
-    block = min(getattr(config.schedule, "block_length", work.length), work.length)
+    block = oracle.block_of(config, work.length)
     if block not in floors:
         floors[block] = oracle.floors(
             engine,

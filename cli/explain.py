@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllmc.cli import _machine
 from dllmc.cli._console import output, print_json, say, table
 from dllmc.cli._subject import check_folder, is_artifact
 from dllmc.cli.compile import compile_with_progress, pass_table
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dllmc.artifact import Package
-    from dllmc.cli._machine import Machine
     from dllmc.compiler.explain import Explanation, Floor
+    from dllmc.compiler.machine import Machine
 
 _SIDES = ("before", "after")
 _BESIDE = "beside"
@@ -70,10 +69,11 @@ def command(
     import torch
 
     from dllmc.compiler.explain import floor
+    from dllmc.compiler.machine import measure
 
     plans = _plans(found.package)
     floors = [floor(found.package, plan) for plan in plans]
-    machine = _machine.measure(getattr(torch, found.package.dtype))
+    machine = measure(getattr(torch, found.package.dtype))
     if html is not None and found.explain is not None:
         found.explain(plans).save_html(html, (machine.bandwidth, machine.rate))
     if json:

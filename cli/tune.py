@@ -46,6 +46,13 @@ def command(
     max_compile: Annotated[
         str | None, typer.Option(help="Compiling its programs may take: 60s, 5m.")
     ] = None,
+    pareto: Annotated[
+        bool,
+        typer.Option("--pareto", help="The front of speed and quality instead of one pick."),
+    ] = False,
+    limit: Annotated[
+        float | None, typer.Option(help="Loss that the front shows; five margins by default.")
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="Where records go; the user's database.")] = None,
@@ -98,6 +105,8 @@ def command(
         "space": _read_space(space or ()),
         "max_memory": max_memory,
         "max_compile": max_compile,
+        "pareto": pareto,
+        "limit": limit,
     }
     if worker:
         for one in tasks:
@@ -116,14 +125,15 @@ def command(
     if json:
         print_json([found.to_json() for found in reports])
     elif into_artifact:
-        say(f"{len(reports)} records put into {art}")
+        say(f"{sum(len(found.paths) for found in reports)} records put into {art}")
 
 
 def put_into_artifact(path: str, report: TuningReport) -> None:
-    """Write the record of `report` into the artifact at `path`."""
+    """Write the records of `report` into the artifact at `path`."""
     from dllmc.artifact import add_records
 
-    add_records(path, [json_module.loads(report.path.read_text(encoding="utf-8"))])
+    records = [json_module.loads(file.read_text(encoding="utf-8")) for file in report.paths]
+    add_records(path, records)
 
 
 def _read_space(words: Sequence[str]) -> dict[str, Any]:

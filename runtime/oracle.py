@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllmc.policies.axes import Memory
+    from dllmc.policies.config import DecodingConfig
     from dllmc.policies.rows import Prediction, Rows
     from dllmc.policies.standing import BlockProgress
     from dllmc.runtime.engine import Engine
@@ -124,6 +125,18 @@ def floors(
         _finish(engine, pool, states)
         found += [Floor(s.nfe, s.response, p.nfe) for s, p in zip(states, plain, strict=True)]
     return found
+
+
+def block_of(config: DecodingConfig, length: int) -> int:
+    """The blocks in which `config` is compared with the oracle, in tokens.
+
+    A schedule without blocks of one length is compared with the whole response as one block.
+
+    Args:
+        config: How is decoded.
+        length: Of the response, in tokens.
+    """
+    return int(min(getattr(config.schedule, "block_length", length), length))
 
 
 def _finish(engine: Engine, pool: Pool, states: Sequence[DecodeState]) -> None:

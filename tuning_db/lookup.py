@@ -100,8 +100,8 @@ def lookup(
     """The record that fits `query` best.
 
     The best level wins, then the earliest store, then the nearest workload and device, then the
-    newest job. Only confirmed records count; a job that confirmed nothing hides earlier ones of
-    the same circumstances that were given a wider margin.
+    newest job, then the fastest that it confirmed. Only confirmed records count; a job that
+    confirmed nothing hides earlier ones of the same circumstances that were given a wider margin.
 
     Args:
         query: Circumstances; `workload.task` may be None.
@@ -148,9 +148,13 @@ def lookup(
 
 
 def _sort(candidates: list[_Candidate]) -> None:
-    """Best first; among equals the newest."""
-    candidates.sort(key=lambda item: item.record.provenance.started, reverse=True)
+    """Best first; among equals the newest, and the fastest of a job that confirmed several."""
+    candidates.sort(key=lambda item: _newest_and_fastest(item.record), reverse=True)
     candidates.sort(key=lambda item: (item.level, item.layer, item.distance))
+
+
+def _newest_and_fastest(record: Record) -> tuple[str, float]:
+    return record.provenance.started, 0.0 if record.speed is None else record.speed.ratio
 
 
 def _in_force(records: Sequence[Record]) -> list[Record]:

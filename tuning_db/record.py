@@ -168,7 +168,8 @@ class Quality(Part):
         reference_value: Share of prompts that it answers right.
         value: Share of prompts that this configuration answers right.
         difference: `value - reference_value`.
-        lower_bound: One-sided 95 % lower confidence bound of the difference.
+        lower_bound: One-sided lower confidence bound of the difference: 95 %, and for all of a
+            front together where `test` says so.
         margin: Loss that was allowed.
         p_value: Of the hypothesis that the loss is at least `margin`.
         test: Name of the test.

@@ -37,15 +37,16 @@ class StoredVerdict(Part):
     Attributes:
         config: The configuration, every field written out.
         seed: Of the prompts: they are the first `n` of the task's confirm split.
-        study: The job. Its tests were a fixed sequence that ended at the first failure, so the
-            probability that any that passed breaks its margin is 5 % at most, whichever of them
-            is chosen later.
+        study: The job. Its tests were a fixed sequence that ended at the first failure, or, of a
+            front, each at its share of the error: so the probability that any that passed breaks
+            its margin is 5 % at most, whichever of them is chosen later.
         margin: Loss that was tested for.
         n: Prompts.
         wins: Of these, right only with the configuration.
         losses: Of these, right only with the reference.
         reference_right: Of these, right with the reference.
-        lower_bound: One-sided 95 % lower confidence bound of the difference.
+        lower_bound: One-sided lower confidence bound of the difference: 95 %, and for all of a
+            front together where `test` says so.
         p_value: Of a loss of at least the margin.
         passed: Whether the loss is under the margin beyond doubt.
         test: Name of the test.

@@ -12,9 +12,10 @@ import torch
 from planted_world import SPACE, PlantedEngine
 
 import dllmc
-from dllmc.autotune import search, tune
+from dllmc.autotune import search, study, tune
 from dllmc.autotune.evaluator import batches
 from dllmc.autotune.limits import Limits, memory_of, read_limits
+from dllmc.autotune.storage import parse_storage
 from dllmc.runtime.programs import cache_shapes
 from dllmc.spec import TuningError
 from dllmc.tasks import get_task
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from dllmc.policies.config import DecodingConfig
 
 MEBIBYTE = 2**20
+
+pytestmark = pytest.mark.usefixtures("in_memory")
 
 
 @dataclass
@@ -46,8 +49,8 @@ class HoldingEngine(PlantedEngine):
 
 
 def trials(report: Any) -> list[optuna.trial.FrozenTrial]:
-    study = optuna.load_study(study_name=report.study, storage=f"sqlite:///{report.storage}")
-    return study.get_trials()
+    opened = study._open(parse_storage(report.storage))
+    return optuna.load_study(study_name=report.study, storage=opened).get_trials()
 
 
 def run(engine: PlantedEngine, folder: Path, **options: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from dllmc.autotune.noninferiority import (
     cautious_discordance,
     estimated_discordance,
+    interval,
     lower_bound,
     p_value,
     prompts_needed,
@@ -151,6 +152,39 @@ def test_the_prompts_needed_give_about_the_power_promised(
 def test_without_a_loss_150_prompts_confirm_two_points() -> None:
     assert prompts_without_loss(0.02) == prompts_needed(0.0, 0.02) == 150
     assert prompts_needed(0.05, 0.02) == 837
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.005, 0.001])
+def test_a_smaller_error_needs_at_most_an_eighth_more_prompts_than_it_says(alpha: float) -> None:
+    n = prompts_without_loss(0.05, alpha)
+    assert p_value(0, 0, n - 1, 0.05, alpha) > alpha
+    assert p_value(0, 0, math.ceil(1.125 * n), 0.05, alpha) <= alpha
+    assert n <= prompts_needed(0.01, 0.05, alpha)
+
+
+def test_a_smaller_error_gives_a_lower_bound_and_the_interval_halves_it() -> None:
+    assert lower_bound(3, 9, 400, 0.05, 0.005) < lower_bound(3, 9, 400, 0.05) < -6 / 400
+    low, high = interval(3, 9, 400, 0.05, 0.01)
+    assert low == lower_bound(3, 9, 400, 0.05, 0.005)
+    assert -6 / 400 < high < 0.02
+    # The other way round it is the same interval.
+    assert interval(9, 3, 400, 0.05, 0.01) == pytest.approx((-high, -low), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    n, winning, losing, alpha = 60, 0.05, 0.15, 0.1
+    covering = 0.0
+    for wins in range(16):
+        for losses in range(26):
+            chance = probability(wins, losses, n, winning, losing)
+            # What is left out, 2 % in all, counts as not covered.
+            if chance < 3e-4:
+                continue
+            low, high = interval(wins, losses, n, 0.1, alpha)
+            if low <= winning - losing <= high:
+                covering += chance
+    assert covering >= 1 - alpha
 
 
 @pytest.mark.parametrize("discordance", [0.0, 0.01, 0.1])

@@ -18,8 +18,8 @@ from dllmc.tuning_db import Store, sample_id, verify
 SCRIPT = Path(__file__).with_name("tuning_process.py")
 
 
-def start(database: Path, log: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), str(database), str(log)]
+def start(database: Path, log: Path, role: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPT), str(database), str(log), "", role]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
     )
@@ -32,10 +32,10 @@ def lines(log: Path) -> list[Any]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def killed_after(database: Path, log: Path, batches: int, delay: float = 0.0) -> bool:
+def killed_after(database: Path, log: Path, batches: int, delay: float, role: str) -> bool:
     """Whether the job was killed, `batches` batches after its start, before it was finished."""
     before = len(lines(log))
-    with start(database, log) as process:
+    with start(database, log, role) as process:
         while len(lines(log)) < before + batches and process.poll() is None:
             time.sleep(0.002)
         time.sleep(delay)
@@ -44,8 +44,8 @@ def killed_after(database: Path, log: Path, batches: int, delay: float = 0.0) ->
     return process.returncode == -signal.SIGKILL
 
 
-def finished(database: Path, log: Path) -> dict[str, Any]:
-    with start(database, log) as process:
+def finished(database: Path, log: Path, role: str) -> dict[str, Any]:
+    with start(database, log, role) as process:
         out, err = process.communicate()
     assert process.returncode == 0, err
     return dict(json.loads(out))
@@ -89,26 +89,38 @@ def check_nothing_counts_twice(database: Path) -> None:
     assert max(trial.user_attrs.get("prompts", 0) for trial in study.trials) == 256
 
 
-def run_and_kill(tmp_path: Path, moments: list[tuple[int, float]]) -> dict[str, Any]:
+def run_and_kill(
+    tmp_path: Path, moments: list[tuple[int, float]], role: str = ""
+) -> dict[str, Any]:
     database, log = tmp_path / "db", tmp_path / "log"
     known: dict[Any, Any] = {}
     kills = 0
     for batches, delay in moments:
-        kills += killed_after(database, log, batches, delay)
+        kills += killed_after(database, log, batches, delay, role)
         known = check_nothing_is_lost(database, log, known)
     assert kills > len(moments) / 2
-    report = finished(database, log)
+    report = finished(database, log, role)
     check_nothing_is_lost(database, log, known)
     check_nothing_counts_twice(database)
     store = Store(database)
     assert verify(store) == []
-    assert [record.id for record in store.records()] == [report["record"]]
+    published = {report["record"], *(row["record"] for row in report["front"])} - {None}
+    assert {record.id for record in store.records()} == published
     return report
 
 
 def test_a_killed_job_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     report = run_and_kill(tmp_path, [(12, 0.003)])
     assert report["status"] == "confirmed"
+
+
+@pytest.mark.slow
+def test_a_killed_search_for_a_front_loses_nothing_and_counts_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    # In the search, when the front is timed, and when it is judged.
+    report = run_and_kill(tmp_path, [(30, 0.003), (60, 0.001), (60, 0.002)], role="front")
+    assert report["front"]
 
 
 @pytest.mark.slow

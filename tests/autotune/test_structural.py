@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from dllmc.policies.config import DecodingConfig
 
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 
 @dataclass
 class Selects:

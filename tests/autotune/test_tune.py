@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import functools
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
-import optuna
 import pytest
 from planted_world import SPACE, PlantedEngine, loss, seconds_per_prompt
 from rich.console import Console
 
-from dllmc.autotune import Progress, TuningReport, rich_progress, study, tune
+from dllmc.autotune import Progress, TuningReport, rich_progress, tune
 from dllmc.policies.config import QUALITY_REFERENCE, SAFE, SPEED_BASELINE, DecodingConfig
 from dllmc.runtime.records import key_of
 from dllmc.spec import TaskError, TuningDatabaseError, TuningError
@@ -23,15 +21,7 @@ if TYPE_CHECKING:
 BUDGET = 900
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Studies stay in memory, where they take a third of the time.
-
-    Those in files are for `test_study.py` and `test_resume.py`.
-    """
-    opened = functools.cache(lambda _: optuna.storages.InMemoryStorage())
-    monkeypatch.setattr(study, "_open", opened)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+pytestmark = pytest.mark.usefixtures("in_memory")
 
 
 def job(path: Path, engine: PlantedEngine | None = None, **options: Any) -> TuningReport:

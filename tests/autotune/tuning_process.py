@@ -1,4 +1,7 @@
-"""A tuning job in a process of its own, to be killed: DATABASE LOG [STORAGE [worker]]."""
+"""A tuning job in a process of its own, to be killed: DATABASE LOG [STORAGE [worker|front]].
+
+An empty STORAGE is the database's own.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ def main(database: str, log: str, storage: str | None = None, role: str = "") ->
             file.flush()
 
         # Helpers are slower, so that there is time to kill them.
-        engine = PlantedEngine(pause=0.05 if role else 0.002, log=write)
-        work = help_tune if role else tune
+        helps = role == "worker"
+        engine = PlantedEngine(pause=0.05 if helps else 0.002, log=write)
+        work = help_tune if helps else tune
         report = work(
             engine,
             "copy",
@@ -31,12 +35,13 @@ def main(database: str, log: str, storage: str | None = None, role: str = "") ->
             trials=TRIALS,
             batch=BATCH,
             db=database,
-            storage=storage,
+            storage=storage or None,
+            pareto=role == "front",
             space=SPACE,
             progress=None,
             clock=engine.clock,
         )
-    print(str(report) if role else json.dumps(report.to_json()))
+    print(str(report) if helps else json.dumps(report.to_json()))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,12 @@ CASES = {
         ["`srot`", "did you mean `sort`?"],
     ),
     "no margin": ("tune ART --task copy --margin 0", 1, ["`margin`=0.0", "0.02 allows"]),
+    "limit without a front": ("tune ART --task copy --limit 0.1", 1, ["`limit`=0.1", "--pareto"]),
+    "limit under the margin": (
+        "tune ART --task copy --pareto --limit 0.01",
+        1,
+        ["`limit`=0.01", "at least the margin of 0.02"],
+    ),
     "budget without a unit": ("tune ART --task copy --budget 9x", 1, ["'9x'", "90s"]),
     "space without a value": (
         "tune ART --task copy --space commit",

@@ -9,7 +9,7 @@ from lockstep.drawn import SHAPES, engine_of, model_of
 from lockstep.trained import trained_engine
 
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
-from dllmc.runtime.oracle import floors
+from dllmc.runtime.oracle import block_of, floors
 from dllmc.tasks import get_task
 
 if TYPE_CHECKING:
@@ -90,3 +90,17 @@ def test_blocks_behind_the_end_are_left() -> None:
     [floor] = floors(trained_engine(), prompts("addition", 1), max_new_tokens=32, block_length=8)
     assert trained_engine().spec.eos_ids[0] in floor.tokens[:8]
     assert floor.tokens[8:] == [trained_engine().spec.mask_id] * 24
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length", "block"),
+    [
+        ({"kind": "blocks", "block_length": 8}, 32, 8),
+        ({"kind": "blocks", "block_length": 32}, 8, 8),
+        ({"kind": "whole"}, 24, 24),
+    ],
+)
+def test_a_configuration_is_compared_in_its_own_blocks(
+    schedule: dict[str, object], length: int, block: int
+) -> None:
+    assert block_of(DecodingConfig(schedule=schedule), length) == block

@@ -54,6 +54,7 @@ def record(
     margin: float = 0.02,
     started: str = "2026-11-01T12:00:00+00:00",
     lower_bound: float = -0.01,
+    ratio: float = 1.5,
     **circumstances: Any,
 ) -> Record:
     of = key(**circumstances)
@@ -70,8 +71,8 @@ def record(
         config=config,
         speed=Speed(
             n=8,
-            ratio=1.5,
-            interval=(1.4, 1.6),
+            ratio=ratio,
+            interval=(ratio - 0.1, ratio + 0.1),
             reference_ratio=6.0,
             reference_interval=(5.0, 7.0),
             tokens_per_second=900.0,

@@ -151,6 +151,12 @@ def test_the_newest_of_equal_records_wins(store: Store) -> None:
     assert found(store, [record(), newer]).config == SLOW
 
 
+@pytest.mark.parametrize("ratio", [1.2, 1.8])
+def test_the_fastest_of_what_a_job_confirmed_wins(store: Store, ratio: float) -> None:
+    match = found(store, [record(ratio=ratio), record(config=SLOW, ratio=1.5)])
+    assert match.config == (FAST if ratio > 1.5 else SLOW)
+
+
 def test_a_record_with_a_wider_margin_can_be_left_out(store: Store) -> None:
     store.put(record(margin=0.05))
     assert lookup(key(), [store], max_margin=0.02).level is Level.SAFE

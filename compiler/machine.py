@@ -18,7 +18,12 @@ _REPEATS = 5
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was measured, in bytes and operations per second."""
+    """What was measured.
+
+    Attributes:
+        bandwidth: Bytes read per second.
+        rate: Floating-point operations per second.
+    """
 
     bandwidth: float
     rate: float
@@ -27,11 +32,15 @@ class Machine:
         return f"{self.bandwidth / 1e9:.1f} GB/s and {self.rate / 1e9:.0f} GFLOP/s"
 
 
-def measure(dtype: torch.dtype, device: str = "cpu") -> Machine:
+def measure(dtype: torch.dtype, device: torch.device | str = "cpu") -> Machine:
     """The best of a few runs of a plain sum, and of a square product in `dtype`.
 
     The product is the one that steps run, or torch's own if that is faster: on an AMD processor
     packed weights multiply 2.4 times faster than `@`, and a floor must not be above what runs.
+
+    Args:
+        dtype: Of the product.
+        device: Which to measure.
     """
     import torch
 
