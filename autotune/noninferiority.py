@@ -36,6 +36,7 @@ _GRID = 64
 _BISECTIONS = 16  # to 3e-5
 
 
+@lru_cache(maxsize=4096)  # a confirmation asks the same after every batch
 def p_value(wins: int, losses: int, n: int, margin: float, alpha: float = ALPHA) -> float:
     """The largest probability of such a good outcome if the true loss were `margin`.
 
