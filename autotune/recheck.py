@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dllmc.autotune._front import verdict_key
 from dllmc.autotune.evaluator import Evaluator, batches, id_of
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
+from dllmc.runtime.smoke import smoke_test
 from dllmc.spec import ConfigError, TaskError
 from dllmc.tasks import get_task
 from dllmc.tuning_db import EvidenceStore, outcomes_digest, split_digest
@@ -51,7 +52,8 @@ def recheck(engine: Engine, store: Store, *, sample: int = 16) -> list[Checked]:
     """Check the confirmed records of the weights of `engine`.
 
     The prompts that confirmed a record are drawn again, what they answered is read from the
-    evidence, and the record's hashes are made from both. Some are then decoded again: with the
+    evidence, and the record's hashes are made from both; where it is not here, the record's own
+    smoke prompts have to do. Some are then decoded again: with the
     same numerics every answer must be the same; with others, as after a new torch, it is the
     token-match smoke test that says how many are.
 
@@ -76,7 +78,7 @@ def _check(engine: Engine, store: Store, record: Record, sample: int) -> Checked
         return Checked(record.id, name, problem=f"cannot be checked: {error}")
     verdict = _verdict_of(store, record, config)
     if verdict is None:
-        return Checked(record.id, name, problem="cannot be checked: its evidence is not here")
+        return _by_smoke(engine, record, name)
     workload = record.key.workload
     there = Evaluator(
         engine,
@@ -90,6 +92,18 @@ def _check(engine: Engine, store: Store, record: Record, sample: int) -> Checked
     if problem is not None:
         return Checked(record.id, name, problem=problem)
     return _decode_again(engine, there, task, record, config, verdict, sample)
+
+
+def _by_smoke(engine: Engine, record: Record, name: str) -> Checked:
+    """What the few prompts say that the record carries itself."""
+    result, problem = smoke_test(engine, record), None
+    if not result.prompts:
+        problem = "cannot be checked: its evidence is not here"
+    elif result.problem is not None:
+        problem = f"cannot be checked: its evidence is not here, and {result}"
+    elif not result.passed and engine.numerics == record.key.numerics:
+        problem = f"only {result}, with the same numerics; tune again"
+    return Checked(record.id, name, result.prompts, result.same, problem)
 
 
 def _verdict_of(store: Store, record: Record, config: DecodingConfig) -> StoredVerdict | None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from dllmc.policies.config import SAFE, DecodingConfig
 from dllmc.runtime.neutral import apply_neutral, unsaid
+from dllmc.runtime.smoke import smoke_test
 from dllmc.spec import ConfigError, TuningDatabaseError, UsageError, nearest
 from dllmc.tuning_db import (
     Key,
     Level,
+    Match,
     ModelKey,
     Objective,
     Record,
@@ -22,9 +24,10 @@ from dllmc.tuning_db import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from dllmc.runtime.engine import Engine
+    from dllmc.tuning_db.lookup import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,36 @@ def choose(
     return choose_record(engine, **circumstances)
 
 
+class _Without:
+    """A layer without some records.
+
+    Args:
+        layer: It.
+        ids: Of the records that it is to be without.
+    """
+
+    def __init__(self, layer: Layer, ids: Collection[str]) -> None:
+        self.name, self._layer, self._ids = layer.name, layer, ids
+
+    def records(self) -> list[Record]:
+        return [record for record in self._layer.records() if record.id not in self._ids]
+
+
+def _tested(
+    engine: Engine, key: Key, layers: Sequence[Layer], levels: Sequence[Level]
+) -> tuple[Match, list[str]]:
+    """The best match whose answers are what they were, as far as smoke prompts show, and why."""
+    failed: dict[str, str] = {}
+    while True:
+        match = lookup(key, [_Without(layer, failed) for layer in layers], allow=levels)
+        if match.level is not Level.STALE_SPEED or match.record is None:
+            return match, list(failed.values())
+        result = smoke_test(engine, match.record)
+        if result.passed:
+            return match, [str(result), *failed.values()]
+        failed[match.record.id] = f"record {match.record.id} is not applied: {result}"
+
+
 def choose_record(
     engine: Engine,
     *,
@@ -171,8 +204,8 @@ def choose_record(
     key = key_of(
         engine, task=task, batch=batch, max_new_tokens=max_new_tokens, objective=objective
     )
-    match = lookup(key, [packaged, *others], allow=levels)
-    reasons = [*match.reasons, *packaged.problems, *problems]
+    match, tested = _tested(engine, key, [packaged, *others], levels)
+    reasons = [*match.reasons, *tested, *packaged.problems, *problems]
     if match.config is None or match.record is None:
         return Choice(SAFE, None, match.level.name, reasons)
     try:

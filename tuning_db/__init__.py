@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dllmc.tuning_db._files import answer_digest
 from dllmc.tuning_db.difference import Difference, difference
 from dllmc.tuning_db.evidence import (
     EvidenceStore,
@@ -27,6 +28,7 @@ from dllmc.tuning_db.record import (
     Range,
     Record,
     Reject,
+    Smoke,
     Speed,
     SplitId,
     Workload,
@@ -66,6 +68,7 @@ __all__ = [
     "Range",
     "Record",
     "Reject",
+    "Smoke",
     "Speed",
     "SpeedEvidence",
     "SpeedKey",
@@ -73,6 +76,7 @@ __all__ = [
     "Store",
     "Unavailable",
     "Workload",
+    "answer_digest",
     "default_root",
     "difference",
     "export_records",

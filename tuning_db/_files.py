@@ -11,7 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 # 24 hexadecimal digits are 96 bits: two of a billion records collide once in 10^11 databases.
@@ -31,6 +31,11 @@ def digest(value: object) -> str:
 def short_id(value: object) -> str:
     """The head of `digest`, as file name."""
     return digest(value)[:_ID_LENGTH]
+
+
+def answer_digest(tokens: Sequence[int]) -> str:
+    """Head of the hash of a response's token ids: equal answers have equal ones."""
+    return digest(list(tokens))[:8]
 
 
 def folder_name(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import Field, ValidationError
 
 from dllmc.spec import HardwareKey  # noqa: TC001 - pydantic reads it at run time
-from dllmc.tuning_db._files import digest, folder_name, locked, short_id
+from dllmc.tuning_db._files import answer_digest, digest, folder_name, locked, short_id
 from dllmc.tuning_db.record import Config, Part, Workload
 from dllmc.tuning_db.store import EVIDENCE, Store
 
@@ -89,7 +89,7 @@ class QualityEvidence(Part):
         sequence = tuple((self.plans.index(plan), count) for plan, count in plans)
         if sequence not in self.sequences:
             self.sequences.append(sequence)
-        answer = digest(list(tokens))[:8]
+        answer = answer_digest(tokens)
         self.outcomes[sample] = Outcome(correct, nfe, answer, self.sequences.index(sequence))
 
     def plans_of(self, sample: str) -> PlanRuns:

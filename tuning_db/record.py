@@ -198,6 +198,18 @@ class SplitId(Part):
     sha256: str
 
 
+class Smoke(Part):
+    """A prompt, and what the configuration answered.
+
+    Attributes:
+        prompt: Token ids.
+        answer: Head of the hash of the response's token ids, see `answer_digest`.
+    """
+
+    prompt: tuple[int, ...] = Field(min_length=1)
+    answer: str = Field(pattern=r"^[0-9a-f]{8}$")
+
+
 class Provenance(Part):
     """Where a record comes from.
 
@@ -241,6 +253,8 @@ class Record(Part):
             is the answer; `searched`, `rejected` and `superseded` are never applied.
         reject: Why it was rejected, or why nothing was confirmed, in one word.
         reason: The same in full.
+        smoke: A few prompts, decoded together in this order, that tell other answers from those
+            that were confirmed.
         provenance: Whence it comes.
     """
 
@@ -254,6 +268,7 @@ class Record(Part):
     status: Status
     reject: Reject | None = None
     reason: str | None = None
+    smoke: tuple[Smoke, ...] = ()
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -280,6 +295,8 @@ class Record(Part):
     def to_json(self) -> dict[str, Any]:
         """What is written to a file; `id` and `sha256` are there as checks, and for people."""
         body = self.model_dump(mode="json")
+        if not self.smoke:
+            del body["smoke"]  # as before there were any, so that the hash stays
         return {"id": self.id, "sha256": digest(body), **body}
 
     @classmethod

@@ -37,6 +37,7 @@ def test_a_record_goes_into_the_database_and_the_artifact(
     [record] = Store(own_database).records()
     assert record.id in ran.out.replace("\n", "")
     assert load_package(tuned).records == [record.to_json()]
+    assert len(record.smoke) == 4
 
     [again] = dllmc(*arguments, "--json").json
     assert (again["record"], again["trials"]) == (record.id, {**again["trials"], "complete": 2})
