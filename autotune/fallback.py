@@ -9,11 +9,6 @@ failure ends it all; with shares, what comes behind a failure still has a chance
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 def shares_of(count: int, *, all_to_first: bool) -> list[float]:
     """Shares for `count` tests, which sum to 1: half for the first, or all of it."""
@@ -31,14 +26,3 @@ def level_of(share: float, alpha: float, before: float) -> float:
         before: Level of the test before it if that passed, else 0.
     """
     return share * alpha + before
-
-
-def passes(p_values: Sequence[float], shares: Sequence[float], alpha: float) -> list[bool]:
-    """Which of tests in order pass."""
-    found: list[bool] = []
-    before = 0.0
-    for p_value, share in zip(p_values, shares, strict=True):
-        level = level_of(share, alpha, before)
-        found.append(p_value <= level)
-        before = level if found[-1] else 0.0
-    return found

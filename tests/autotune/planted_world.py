@@ -81,7 +81,8 @@ class PlantedEngine:
         noise: Relative half-width of the timing noise.
         discordance: Share of prompts where a lossless configuration and the reference differ in
             being right.
-        pause: Real seconds per second of the plan; otherwise time is `now` and passes for free.
+        pause: Real seconds per second of the plan, which the clock counts; otherwise time is `now`
+            and passes for free.
         log: Called with configuration and prompts before each batch.
     """
 
@@ -110,7 +111,7 @@ class PlantedEngine:
     )
 
     def clock(self) -> float:
-        return time.perf_counter() if self.pause is not None else self.now
+        return self.now if self.pause is None else time.perf_counter() / self.pause
 
     def right(self, prompts: list[str], config: DecodingConfig) -> list[bool]:
         """Whether the answers to `prompts` are right."""
