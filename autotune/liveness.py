@@ -136,6 +136,11 @@ class Watch:
         return alone or self._clock() - since >= self._grace
 
 
+def is_here(session: str) -> bool:
+    """Whether a session is one of this machine."""
+    return session.rsplit("/", 3)[0] == machine()
+
+
 def _lives_here(session: str) -> bool | None:
     """Whether the process of a session of this machine lives; None if it is of another."""
     where, pid, started, _ = session.rsplit("/", 3)

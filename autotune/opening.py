@@ -17,7 +17,7 @@ from dllmc.autotune.progress import rich_progress, silent
 from dllmc.autotune.space import search_space
 from dllmc.autotune.storage import parse_storage
 from dllmc.autotune.structural import fastest_batch, read_structure
-from dllmc.autotune.study import open_study
+from dllmc.autotune.study import claim, open_study
 from dllmc.policies.config import SPEED_BASELINE
 from dllmc.runtime.records import key_of
 from dllmc.spec import TuningError, nearest
@@ -154,6 +154,8 @@ def open_job(
             limits=limits,
             helps=helps,
         )
+        if not helps and parse_storage(where).path is None:
+            claim(study, session.id, job.watch)
         try:
             yield job
         finally:

@@ -12,14 +12,19 @@ import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
-from dllmc.autotune.liveness import Watch
+from dllmc.autotune.liveness import Watch, is_here
 from dllmc.autotune.storage import Storage, connect, parse_storage
 from dllmc.spec import TuningError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+_HOLDER: Final = "holder"
+# Seconds between two looks at whether another process lives, and for which two that come at once
+# let each other be seen.
+_LOOK: Final = 0.5
+_SETTLING: Final = 0.5
 # Processes that begin a study at once may each make its tables; all but one try again.
 _TRIES: Final = 6
 
@@ -73,6 +78,39 @@ def open_study(
                 f"`storage` {where} was lost ({reason}); what was decoded is kept, give the same "
                 "command again when it answers"
             ) from error
+
+
+def claim(
+    study: optuna.Study,
+    session: str,
+    watch: Watch,
+    wait: Callable[[float], None] = time.sleep,
+) -> None:
+    """Be the process that brings the job of `study` to its end, on storages without a lock.
+
+    Where another one was at it and cannot be seen, this waits until it beats or counts as dead:
+    two seconds, or half a minute.
+
+    Args:
+        study: The study.
+        session: Of this process.
+        watch: On the sessions of others.
+        wait: Sleeps for so many seconds.
+
+    Raises:
+        TuningError: Another process does.
+    """
+    holder = study.user_attrs.get(_HOLDER)
+    beats = study.user_attrs.get(f"alive:{holder}")
+    while holder not in (None, session) and holder in watch.alive():
+        if study.user_attrs.get(f"alive:{holder}") != beats or is_here(holder):
+            raise _at_work(study.study_name)
+        wait(_LOOK)
+    study.set_user_attr(_HOLDER, session)
+    # Of two that come at once the later one has it.
+    wait(_SETTLING)
+    if study.user_attrs.get(_HOLDER) != session:
+        raise _at_work(study.study_name)
 
 
 def reap(study: optuna.Study, watch: Watch) -> int:
@@ -151,11 +189,7 @@ def _unwritable(storage: Storage, error: OSError) -> TuningError:
 
 @contextlib.contextmanager
 def _lock(storage: Storage, name: str) -> Iterator[None]:
-    """Hold a lock that the system releases however the process ends.
-
-    On a server nothing holds it: there, two processes that bring one job to its end do the same
-    work twice and come to the same record.
-    """
+    """Hold a lock that the system releases however the process ends; servers have `claim`."""
     path = storage.path
     if os.name != "posix" or path is None:
         yield
@@ -171,11 +205,15 @@ def _lock(storage: Storage, name: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise TuningError(
-                f"another process is at work on study `{name}` in {storage}; wait for it, help it "
-                "with --worker, or give another seed or --storage"
-            ) from None
+            raise _at_work(f"{name}` in `{storage}") from None
         yield
+
+
+def _at_work(where: str) -> TuningError:
+    return TuningError(
+        f"another process is at work on study `{where}`; wait for it, help it with --worker, or "
+        "give another seed or --storage"
+    )
 
 
 @contextlib.contextmanager

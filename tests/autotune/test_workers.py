@@ -19,7 +19,8 @@ from tuning_process import BATCH, TRIALS
 from dllmc.autotune import help_tune, liveness, tune
 from dllmc.autotune.liveness import Session, Watch
 from dllmc.autotune.storage import connect, parse_storage
-from dllmc.autotune.study import reap
+from dllmc.autotune.study import claim, reap
+from dllmc.spec import TuningError
 from dllmc.tuning_db import EvidenceStore, Store, verify
 
 if TYPE_CHECKING:
@@ -233,6 +234,51 @@ def test_a_trial_that_was_just_taken_elsewhere_is_left_alone(tmp_path: Path) -> 
     assert reap(study, watch) == 0
     now[0] = 31.0
     assert reap(study, watch) == 1
+
+
+def test_one_of_two_that_end_a_job_is_sent_away(server: str) -> None:
+    opened = connect(parse_storage(server))
+    study = optuna.create_study(study_name="claimed", storage=opened)
+    with Session(study) as one, Session(study) as other:
+        claim(study, one.id, Watch(study))
+        with pytest.raises(TuningError, match=r"another process is at work on study `claimed`"):
+            claim(study, other.id, Watch(study))
+        claim(study, one.id, Watch(study))
+    with Session(study) as later:
+        claim(study, later.id, Watch(study))
+
+
+def test_of_two_that_come_at_once_one_is_left(tmp_path: Path) -> None:
+    study = study_on(tmp_path)
+    with Session(study) as one, Session(study) as other:
+        with pytest.raises(TuningError, match="another process"):
+            claim(
+                study,
+                one.id,
+                Watch(study),
+                wait=lambda _: study.set_user_attr("holder", other.id),
+            )
+        claim(study, other.id, Watch(study), wait=lambda _: None)
+
+
+def test_one_elsewhere_is_waited_for_until_it_beats_or_counts_as_dead(tmp_path: Path) -> None:
+    study, now = study_on(tmp_path), [0.0]
+    gone = "elsewhere/12/34/ab"
+    study.set_user_attr("holder", gone)
+    study.set_user_attr(f"alive:{gone}", 7)
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+
+    def beat(seconds: float) -> None:
+        pass_time(seconds)
+        study.set_user_attr(f"alive:{gone}", 8)
+
+    with Session(study) as mine:
+        with pytest.raises(TuningError, match="another process"):
+            claim(study, mine.id, Watch(study, clock=lambda: now[0]), wait=beat)
+        claim(study, mine.id, Watch(study, clock=lambda: now[0]), wait=pass_time)
+    assert 30 <= now[0] < 33
 
 
 def test_a_beat_is_written_while_the_session_lasts(tmp_path: Path) -> None:
