@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from dllmc.autotune.budget import BudgetSpentError
 from dllmc.autotune.evaluator import batches
 from dllmc.autotune.timing import Ratio, median_ratio
 from dllmc.policies.config import SPEED_BASELINE
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # the ends of a 95 % interval.
 _BATCH_ROUNDS: Final = 3
 _SELECT_ROUNDS: Final = 6
+# Share of the budget after which decisions are not tried any more: confirming comes first.
+_UNTIL: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +168,16 @@ def _own(evaluator: Evaluator) -> Sequence[Any]:
 def choose_select(job: Job, pilot: Pilot, candidates: Sequence[Candidate]) -> str:
     """Whether `candidates` are to decide by a compiled function, tried on the fastest.
 
-    Raises:
-        BudgetSpentError: There is no time to find out.
+    Where there is no time to find out, they are not.
     """
     known: str | None = job.study.user_attrs.get("select")
     if known is None or known not in job.structure.selects:
         known = job.structure.selects[0]
         if len(job.structure.selects) > 1 and candidates:
-            gain = _gain(job, pilot, candidates)
+            try:
+                gain = _gain(job, pilot, candidates)
+            except BudgetSpentError:
+                return known
             known = "compiled" if gain.low > 1 else "plain"
             job.tell("timing", message=f"compiled decisions: {gain.median:.2f}x, {known} it is")
             job.study.set_user_attr("select_gain", [gain.median, gain.low, gain.high])
@@ -189,7 +194,7 @@ def _gain(job: Job, pilot: Pilot, candidates: Sequence[Candidate]) -> Ratio:
     ratios = []
     for number in range(_SELECT_ROUNDS):
         batch = pilot.tune[number % len(pilot.tune)]
-        job.budget.require()
+        job.budget.require(_UNTIL)
         for each in (evaluator, compiled):
             each.warm((fastest,), batch)
         first = number % 2 == 0

@@ -163,3 +163,13 @@ def test_the_rest_of_the_space_stays() -> None:
     )
     assert structure == Structure((8,), ("plain",))
     assert left == {"commit": "threshold"}
+
+
+def test_without_time_decisions_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dllmc.autotune.structural._UNTIL", 0.0)
+    engine = ChoosingEngine()
+    report = run(engine, tmp_path, batch=16)
+    assert report.status == "confirmed"
+    assert [record.neutral for record in Store(tmp_path).records()] == [{}]
