@@ -117,9 +117,10 @@ class Table:
                     split: {int(index): mark for index, mark in found.items()}
                     for split, found in wrong.items()
                 }
-                self.cells[DecodingConfig(**text).canonical_json()] = Cell(
-                    pairs, judged, seconds, nfe
-                )
+                # What is not written is as in the reference: see `_short`.
+                name = QUALITY_REFERENCE.replace(**text).canonical_json()
+                assert name not in self.cells, f"{self.path} holds {name} twice"
+                self.cells[name] = Cell(pairs, judged, seconds, nfe)
 
     def cell(self, config: DecodingConfig) -> Cell:
         return self.cells.setdefault(config.canonical_json(), Cell())
