@@ -122,6 +122,9 @@ def _plan(job: Job, pilot: Pilot, finalists: list[Timed]) -> _Plan | str:
     least = noninferiority.prompts_without_loss(margin)
     seed = job.seed_for(f"confirm/{key_of(finalists)}")
     wanted = [prompts_wanted(item.candidate, margin) for item in finalists]
+    # What is in doubt wants many, and gets no more than the others.
+    sure = [n for n, item in zip(wanted, finalists, strict=True) if item.candidate.loss <= margin]
+    wanted = [min(size, max(sure, default=size)) for size in wanted]
     most = min(GENEROSITY * max(wanted), MOST_CONFIRM_PROMPTS)
     available = len(job.task.samples("confirm", most, seed))
     if available < least:

@@ -71,7 +71,8 @@ def finalists(job: Job, pilot: Pilot, candidates: Sequence[Candidate]) -> list[C
 
     kept = list(candidates)
     if len(kept) > 1 and too_many(kept):
-        kept = spread(kept, TIERS)
+        sure = [candidate for candidate in kept if candidate.loss <= job.settings.margin]
+        kept = spread(sure or kept, TIERS)
     while len(kept) > 1 and too_many(kept):
         kept = kept[1:] if len(kept) > 2 else kept[:1]
     names = [candidate.config.canonical_json() for candidate in kept]
