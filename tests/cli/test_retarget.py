@@ -19,7 +19,7 @@ def test_a_record_for_another_batch_comes_from_the_evidence_of_a_job(
     job = dllmc("tune", artifact, "--task", "copy", "--budget", "20s", *WORK, *SEARCH)
     assert job.status == 0, job.err
     [tuned] = Store(own_database).records()
-    ran = dllmc("retarget", artifact, "--task", "copy", "--budget", "1s", *WORK, "--batch", 2)
+    ran = dllmc("retarget", artifact, "--task", "copy", "--budget", "4s", *WORK, "--batch", 2)
     assert ran.status == 0, ran.err
     assert "predicted" in ran.out
     [new] = [r for r in Store(own_database).records() if r.id != tuned.id]
