@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dllmc.policies.config import DecodingConfig
-    from dllmc.runtime.smoke import SmokeResult
+    from dllmc.runtime.smoke import SmokeKey, SmokeResult
     from dllmc.spec import DenoiserSpec, HardwareKey, StepPlan
     from dllmc.tuning_db import Objective
 
@@ -90,7 +90,7 @@ class Engine:
         self.selects = Selects()
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self.joint = JointSamplers(package, self._programs)
-        self.smoked: dict[str, SmokeResult] = {}
+        self.smoked: dict[SmokeKey, SmokeResult] = {}
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Engine:

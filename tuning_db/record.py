@@ -10,6 +10,8 @@ from dllmc.spec import HardwareKey, TuningDatabaseError
 from dllmc.tuning_db._files import canonical_json, digest, short_id
 
 SCHEMA_VERSION: Final = 2
+SMOKE_PROMPTS: Final = 4
+"""Smoke prompts of a record at most: a test of them is to cost no more than a request."""
 
 Status = Literal["searched", "confirmed", "rejected", "safe", "superseded"]
 Reject = Literal["quality", "speed", "prompts", "time", "nothing-feasible"]
@@ -268,7 +270,7 @@ class Record(Part):
     status: Status
     reject: Reject | None = None
     reason: str | None = None
-    smoke: tuple[Smoke, ...] = ()
+    smoke: tuple[Smoke, ...] = Field(default=(), max_length=SMOKE_PROMPTS)
     provenance: Provenance
 
     @model_validator(mode="after")
