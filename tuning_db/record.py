@@ -79,7 +79,7 @@ class Key(Part):
     Attributes:
         model: Weights and precision.
         hardware: The machine.
-        software: Versions on which speed depends, by name: torch, dllmc and so on.
+        software: Versions on which speed depends, by name: torch, dllmc, on a GPU the driver.
         execution: How steps are executed: `eager`, `inductor-dynamic` and so on.
         numerics: What decides the last bits: dtype, back-end family, matmul precision. Quality
             holds within one such class only.
@@ -225,7 +225,7 @@ class Provenance(Part):
         confirm: Prompts of the confirmation.
         noise_floor: Half-width of the 95 % interval of a timing of the baseline against itself.
         margin: Loss of quality that the job allowed.
-        host: Facts of the machine that are recorded and not compared: driver, system, clocks.
+        host: Facts of the machine that are recorded and not compared: system, clocks.
     """
 
     study: str
