@@ -68,6 +68,11 @@ def wrong(engine: Any) -> list[Smoke]:
     return [first.model_copy(update={"answer": "0" * 8}), *rest]
 
 
+def written(folder: Path) -> dict[str, int]:
+    """When each file and folder was changed, nanoseconds."""
+    return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
 def decode(engine: Any) -> Any:
     return engine.generate("copy: c b", task="copy", max_new_tokens=32)
 
@@ -108,6 +113,19 @@ def test_an_engine_tests_a_record_once(engine: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("dllmc.runtime.smoke._test", lambda *given: calls.append(given))
     assert decode(engine).record == found.id
     assert calls == []
+
+
+def test_testing_and_decoding_write_nothing(engine: Any) -> None:
+    put(engine, make(engine, said(engine)), make(engine, wrong(engine), SLOW))
+    before = written(engine.database)
+    assert decode(engine).match == "STALE_SPEED"
+    assert written(engine.database) == before
+
+
+def test_a_database_that_is_no_folder_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = decode(compiled().engine(database=tmp_path / "file" / "db"))
+    assert (out.record, out.match) == (None, "SAFE")
 
 
 def test_what_was_measured_with_this_software_is_not_tested(engine: Any) -> None:
