@@ -73,6 +73,8 @@ class BudgetSpentError(Exception):
 class Budget:
     """The clock of a job, which goes on where an earlier run of it stopped.
 
+    While the clock is set back no time passes: an hour back does not make the job an hour longer.
+
     Args:
         total: Seconds, or None for as long as it takes.
         spent: Seconds used by earlier runs.
@@ -87,12 +89,15 @@ class Budget:
     ) -> None:
         self.total = total
         self.clock = clock
-        self._start = clock() - spent
+        self._spent, self._last = spent, clock()
 
     @property
     def spent(self) -> float:
         """Seconds used, those of earlier runs included."""
-        return self.clock() - self._start
+        now = self.clock()
+        self._spent += max(0.0, now - self._last)
+        self._last = now
+        return self._spent
 
     def left(self, until: float = 1.0) -> float:
         """Seconds left of the first `until` of the budget; negative where it is overspent."""

@@ -92,6 +92,7 @@ def open_job(
     found = get_task(task) if isinstance(task, str) else task
     length = max_new_tokens or found.max_new_tokens
     store = db if isinstance(db, Store) else Store(db or engine.database or default_root())
+    store.require_writable()
     allowed = search_space(engine.spec, length, narrowing, same_programs=short)
     if helps and len(structure.batches) > 1:
         raise TuningError(
@@ -113,7 +114,7 @@ def open_job(
         limits,
         seed,
     )
-    choosing, batch = clock() - begun, evaluator.key.workload.batch
+    choosing, batch = max(0.0, clock() - begun), evaluator.key.workload.batch
     settings = Settings(
         margin=margin,
         batch=batch,

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 from dllmc.autotune._front import verdict_key
 from dllmc.autotune.evaluator import Evaluator, batches, id_of
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
+from dllmc.runtime.records import PackagedRecords
 from dllmc.runtime.smoke import smoke_test
 from dllmc.spec import ConfigError, TaskError
 from dllmc.tasks import get_task
-from dllmc.tuning_db import EvidenceStore, outcomes_digest, split_digest
-from dllmc.tuning_db._files import digest
+from dllmc.tuning_db import (
+    EvidenceStore,
+    answer_digest,
+    outcomes_digest,
+    shipped,
+    split_digest,
+)
 from dllmc.tuning_db.verdicts import VerdictStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dllmc.runtime import Engine
     from dllmc.tasks import Task
     from dllmc.tuning_db import Record, Store
@@ -52,20 +60,32 @@ def recheck(engine: Engine, store: Store, *, sample: int = 16) -> list[Checked]:
     """Check the confirmed records of the weights of `engine`.
 
     The prompts that confirmed a record are drawn again, what they answered is read from the
-    evidence, and the record's hashes are made from both; where it is not here, the record's own
-    smoke prompts have to do. Some are then decoded again: with the
-    same numerics every answer must be the same; with others, as after a new torch, it is the
-    token-match smoke test that says how many are.
+    evidence, and the record's hashes are made from both. Some are then decoded again: with the
+    same numerics every answer must be the same; with others it is the token-match test that says
+    how many are. Where evidence or task are not here, the record's own smoke prompts have to do,
+    and so they do for what the artifact or dllmc itself brings along.
 
     Args:
         engine: What decodes.
         store: The database, with its evidence.
         sample: Prompts of each record that are decoded again.
     """
+    own = _of(engine, store.records())
+    known = {record.id for record in own}
+    brought = [*PackagedRecords(engine.package.records).records(), *shipped().records()]
+    carried = {r.id: r for r in reversed(_of(engine, brought)) if r.smoke and r.id not in known}
+    return [
+        *(_check(engine, store, record, sample) for record in own),
+        *(_by_smoke(engine, record, "its evidence is not here") for record in carried.values()),
+    ]
+
+
+def _of(engine: Engine, records: Sequence[Record]) -> list[Record]:
+    """The confirmed ones of the weights of `engine`."""
     weights = engine.weights_sha256
     return [
-        _check(engine, store, record, sample)
-        for record in store.records()
+        record
+        for record in records
         if record.status == "confirmed" and record.key.model.weights_sha256 == weights
     ]
 
@@ -73,12 +93,16 @@ def recheck(engine: Engine, store: Store, *, sample: int = 16) -> list[Checked]:
 def _check(engine: Engine, store: Store, record: Record, sample: int) -> Checked:
     name = str(record.key.workload.task)
     try:
-        task, config = get_task(name), DecodingConfig(**record.config)
-    except (TaskError, ConfigError) as error:
+        config = DecodingConfig(**record.config)
+    except ConfigError as error:
         return Checked(record.id, name, problem=f"cannot be checked: {error}")
     verdict = _verdict_of(store, record, config)
     if verdict is None:
-        return _by_smoke(engine, record, name)
+        return _by_smoke(engine, record, "its evidence is not here")
+    try:
+        task = get_task(name)
+    except TaskError as error:
+        return _by_smoke(engine, record, str(error))
     workload = record.key.workload
     there = Evaluator(
         engine,
@@ -94,16 +118,17 @@ def _check(engine: Engine, store: Store, record: Record, sample: int) -> Checked
     return _decode_again(engine, there, task, record, config, verdict, sample)
 
 
-def _by_smoke(engine: Engine, record: Record, name: str) -> Checked:
-    """What the few prompts say that the record carries itself."""
+def _by_smoke(engine: Engine, record: Record, lacking: str) -> Checked:
+    """What the few prompts say that the record carries itself; `lacking` why nothing else does."""
     result, problem = smoke_test(engine, record), None
     if not result.prompts:
-        problem = "cannot be checked: its evidence is not here"
+        problem = f"cannot be checked: {lacking}"
     elif result.problem is not None:
-        problem = f"cannot be checked: its evidence is not here, and {result}"
+        problem = f"cannot be checked: {lacking}, and {result}"
     elif not result.passed and engine.numerics == record.key.numerics:
         problem = f"only {result}, with the same numerics; tune again"
-    return Checked(record.id, name, result.prompts, result.same, problem)
+    task = str(record.key.workload.task)
+    return Checked(record.id, task, result.prompts, result.same, problem)
 
 
 def _verdict_of(store: Store, record: Record, config: DecodingConfig) -> StoredVerdict | None:
@@ -159,7 +184,7 @@ def _decode_again(
             config=config,
             batch=workload.batch,
         )
-        answers = [digest(list(tokens))[:8] for tokens in found.tokens]
+        answers = [answer_digest(tokens) for tokens in found.tokens]
         compared += len(answers)
         same += sum(known[name].answer == a for name, a in zip(batch.ids, answers, strict=True))
     problem = None

@@ -98,6 +98,7 @@ def retarget(
     """
     found = get_task(task) if isinstance(task, str) else task
     store = db if isinstance(db, Store) else Store(db or engine.database or default_root())
+    store.require_writable()
     shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
     evaluator = Evaluator(
         engine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from dllmc.artifact import Messages, Package, load_package
 from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
-from dllmc.runtime.hardware import detect_hardware
+from dllmc.runtime.hardware import detect_hardware, detect_software
 from dllmc.runtime.joint import JointSamplers
 from dllmc.runtime.output import Output
 from dllmc.runtime.placement import device_of, placed
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dllmc.policies.config import DecodingConfig
-    from dllmc.runtime.smoke import SmokeResult
+    from dllmc.runtime.smoke import SmokeKey, SmokeResult
     from dllmc.spec import DenoiserSpec, HardwareKey, StepPlan
     from dllmc.tuning_db import Objective
 
@@ -90,7 +89,7 @@ class Engine:
         self.selects = Selects()
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self.joint = JointSamplers(package, self._programs)
-        self.smoked: dict[str, SmokeResult] = {}
+        self.smoked: dict[SmokeKey, SmokeResult] = {}
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Engine:
@@ -156,7 +155,7 @@ class Engine:
     @property
     def software(self) -> dict[str, str]:
         """Versions on which speed depends."""
-        return {"torch": torch.__version__, "dllmc": importlib.metadata.version("dllmc")}
+        return detect_software(self.device)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from dllmc.policies.config import SAFE, DecodingConfig
 from dllmc.runtime.neutral import apply_neutral, unsaid
-from dllmc.runtime.smoke import smoke_test
+from dllmc.runtime.smoke import smoke_key, smoke_test
 from dllmc.spec import ConfigError, TuningDatabaseError, UsageError, nearest
 from dllmc.tuning_db import (
     Key,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from dllmc.runtime.engine import Engine
+    from dllmc.runtime.smoke import SmokeKey
     from dllmc.tuning_db.lookup import Layer
 
 
@@ -146,21 +147,21 @@ class _Without:
 
     Args:
         layer: It.
-        ids: Of the records that it is to be without.
+        without: Keys of these, see `smoke_key`.
     """
 
-    def __init__(self, layer: Layer, ids: Collection[str]) -> None:
-        self.name, self._layer, self._ids = layer.name, layer, ids
+    def __init__(self, layer: Layer, without: Collection[SmokeKey]) -> None:
+        self.name, self._layer, self._without = layer.name, layer, without
 
     def records(self) -> list[Record]:
-        return [record for record in self._layer.records() if record.id not in self._ids]
+        return [r for r in self._layer.records() if smoke_key(r) not in self._without]
 
 
 def _tested(
     engine: Engine, key: Key, layers: Sequence[Layer], levels: Sequence[Level]
 ) -> tuple[Match, list[str]]:
     """The best match whose answers are what they were, as far as smoke prompts show, and why."""
-    failed: dict[str, str] = {}
+    failed: dict[SmokeKey, str] = {}
     while True:
         match = lookup(key, [_Without(layer, failed) for layer in layers], allow=levels)
         if match.level is not Level.STALE_SPEED or match.record is None:
@@ -168,7 +169,7 @@ def _tested(
         result = smoke_test(engine, match.record)
         if result.passed:
             return match, [str(result), *failed.values()]
-        failed[match.record.id] = f"record {match.record.id} is not applied: {result}"
+        failed[smoke_key(match.record)] = f"record {match.record.id} is not applied: {result}"
 
 
 def choose_record(

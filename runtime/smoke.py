@@ -7,11 +7,11 @@ applied: what changed the software may have changed the answers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dllmc.policies.config import DecodingConfig
 from dllmc.spec import DllmcError
-from dllmc.tuning_db import Smoke, answer_digest
+from dllmc.tuning_db import SMOKE_PROMPTS, Smoke, answer_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from dllmc.runtime.engine import Engine
     from dllmc.tuning_db import Record
 
-PROMPTS: Final = 4
-"""Prompts of a record."""
+SmokeKey = tuple[str, tuple[Smoke, ...]]
+"""Id of a record and its smoke prompts: a record that was measured again keeps its id."""
 
 
 class SmokeResult(NamedTuple):
@@ -60,7 +60,7 @@ def smoke_of(
         prompts: Token ids of each.
         max_new_tokens: Response length in tokens.
     """
-    few = [list(prompt) for prompt in prompts[:PROMPTS]]
+    few = [list(prompt) for prompt in prompts[:SMOKE_PROMPTS]]
     if not few:
         return ()
     out = engine.generate(few, config=config, max_new_tokens=max_new_tokens, batch=len(few))
@@ -70,13 +70,19 @@ def smoke_of(
     )
 
 
+def smoke_key(record: Record) -> SmokeKey:
+    """What `smoke_test` remembers its result by."""
+    return record.id, record.smoke
+
+
 def smoke_test(engine: Engine, record: Record) -> SmokeResult:
     """Decode the smoke prompts of `record`; its engine remembers what was found."""
     if not record.smoke:
         return SmokeResult(0, 0)
-    if record.id not in engine.smoked:
-        engine.smoked[record.id] = _test(engine, record)
-    return engine.smoked[record.id]
+    key = smoke_key(record)
+    if key not in engine.smoked:
+        engine.smoked[key] = _test(engine, record)
+    return engine.smoked[key]
 
 
 def _test(engine: Engine, record: Record) -> SmokeResult:
@@ -88,6 +94,6 @@ def _test(engine: Engine, record: Record) -> SmokeResult:
             [smoke.prompt for smoke in said],
             record.key.workload.max_new_tokens,
         )
-    except (DllmcError, IndexError) as error:
+    except DllmcError as error:
         return SmokeResult(len(said), 0, str(error))
-    return SmokeResult(len(said), sum(a == b for a, b in zip(found, said, strict=False)))
+    return SmokeResult(len(said), sum(a == b for a, b in zip(found, said, strict=True)))

@@ -19,6 +19,7 @@ from dllmc.tuning_db.evidence import (
 from dllmc.tuning_db.lookup import Layer, Level, Match, lookup
 from dllmc.tuning_db.merge import Merged, Pruned, merge, prune
 from dllmc.tuning_db.record import (
+    SMOKE_PROMPTS,
     AppliesTo,
     Key,
     ModelKey,
@@ -45,6 +46,7 @@ from dllmc.tuning_db.transfer import (
 )
 
 __all__ = [
+    "SMOKE_PROMPTS",
     "AppliesTo",
     "Difference",
     "Entry",

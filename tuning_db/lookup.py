@@ -220,7 +220,7 @@ def _judge(
         return _other_task(query, record, tasks)
     if (
         key.hardware == query.hardware
-        and key.software == query.software
+        and not _other_software(key, query)
         and _same_graph(key, query)
         and key.execution == query.execution
     ):
@@ -233,6 +233,13 @@ def _judge(
         )
         return Level.BUCKET, (distance,), reason
     return _stale(query, record)
+
+
+def _other_software(key: Key, query: Key) -> list[str]:
+    """What has another version; drivers only where both know theirs, as old records do not."""
+    old, new = key.software, query.software
+    unsaid = {"driver"} - (old.keys() & new.keys())
+    return [n for n in sorted((old.keys() | new.keys()) - unsaid) if old.get(n) != new.get(n)]
 
 
 def _same_graph(key: Key, query: Key) -> bool:
@@ -280,8 +287,7 @@ def _stale(query: Key, record: Record) -> tuple[Level, tuple[float, ...], str | 
         return Level.SAFE, (), reason
     changes = [
         f"{name} {key.software.get(name, 'none')} is now {query.software.get(name, 'none')}"
-        for name in sorted(key.software.keys() | query.software.keys())
-        if key.software.get(name) != query.software.get(name)
+        for name in _other_software(key, query)
     ]
     for name in ("graph_sha256", "passes_sha256"):
         old, new = getattr(key.model, name), getattr(query.model, name)

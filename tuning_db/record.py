@@ -10,6 +10,8 @@ from dllmc.spec import HardwareKey, TuningDatabaseError
 from dllmc.tuning_db._files import canonical_json, digest, short_id
 
 SCHEMA_VERSION: Final = 2
+SMOKE_PROMPTS: Final = 4
+"""Smoke prompts of a record at most: a test of them is to cost no more than a request."""
 
 Status = Literal["searched", "confirmed", "rejected", "safe", "superseded"]
 Reject = Literal["quality", "speed", "prompts", "time", "nothing-feasible"]
@@ -77,7 +79,7 @@ class Key(Part):
     Attributes:
         model: Weights and precision.
         hardware: The machine.
-        software: Versions on which speed depends, by name: torch, dllmc and so on.
+        software: Versions on which speed depends, by name: torch, dllmc, on a GPU the driver.
         execution: How steps are executed: `eager`, `inductor-dynamic` and so on.
         numerics: What decides the last bits: dtype, back-end family, matmul precision. Quality
             holds within one such class only.
@@ -223,7 +225,7 @@ class Provenance(Part):
         confirm: Prompts of the confirmation.
         noise_floor: Half-width of the 95 % interval of a timing of the baseline against itself.
         margin: Loss of quality that the job allowed.
-        host: Facts of the machine that are recorded and not compared: driver, system, clocks.
+        host: Facts of the machine that are recorded and not compared: system, clocks.
     """
 
     study: str
@@ -268,7 +270,7 @@ class Record(Part):
     status: Status
     reject: Reject | None = None
     reason: str | None = None
-    smoke: tuple[Smoke, ...] = ()
+    smoke: tuple[Smoke, ...] = Field(default=(), max_length=SMOKE_PROMPTS)
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -98,16 +98,24 @@ class Store:
             self.write(described, record.key.environment())
         return path
 
+    def require_writable(self) -> None:
+        """Go on only if the database may be written.
+
+        Raises:
+            TuningDatabaseError: It was opened to be read only.
+        """
+        if self.read_only:
+            raise TuningDatabaseError(
+                f"the {self.name} database {self.root} is read-only; name another with --db"
+            )
+
     def write(self, path: Path, value: dict[str, object]) -> None:
         """Write a file of this database atomically.
 
         Raises:
             TuningDatabaseError: As for `put`.
         """
-        if self.read_only:
-            raise TuningDatabaseError(
-                f"the {self.name} database {self.root} is read-only; name another with --db"
-            )
+        self.require_writable()
         self._refuse_newer()
         try:
             if self._manifest_problem() is not None:

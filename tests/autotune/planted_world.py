@@ -107,7 +107,7 @@ class PlantedEngine:
     numerics: str = "float32/eager/cpu/highest"
     database: Path | None = None
     package: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(graph_sha256=None, passes_sha256=None)
+        default_factory=lambda: SimpleNamespace(graph_sha256=None, passes_sha256=None, records=[])
     )
 
     def clock(self) -> float:

@@ -46,5 +46,16 @@ def test_a_budget_goes_on_where_an_earlier_run_stopped() -> None:
     budget.require()
 
 
+def test_a_clock_that_is_set_back_gives_no_time_back() -> None:
+    now = 100.0
+    budget = Budget(60.0, clock=lambda: now)
+    now = 110.0
+    assert budget.spent == 10.0
+    now = -3500.0
+    assert budget.spent == 10.0
+    now = -3480.0
+    assert (budget.spent, budget.left()) == (30.0, 30.0)
+
+
 def test_without_a_budget_there_is_always_time() -> None:
     Budget(None, spent=1e9).require(0.1)

@@ -1,6 +1,8 @@
-"""A tuning job in a process of its own, to be killed: DATABASE LOG [STORAGE [worker|front]].
+"""A tuning job in a process of its own, to be killed: DATABASE LOG [STORAGE [worker|front|exact]].
 
-An empty STORAGE is the database's own.
+An empty STORAGE is the database's own. What `exact` does depends on nothing but what was done: its
+time is the plan's, its timings are without noise, and it evaluates presets alone, whatever their
+order.
 """
 
 from __future__ import annotations
@@ -9,13 +11,29 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planted_world import SPACE, PlantedEngine
 
 from dllmc.autotune import help_tune, tune
+from dllmc.autotune.space import PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TRIALS = 14
 BATCH = 64
+
+
+def trials_of(role: str) -> int:
+    return len(PRESETS) if role == "exact" else TRIALS
+
+
+def engine_of(role: str, log: Callable[[str, list[str]], None]) -> PlantedEngine:
+    if role == "exact":
+        return PlantedEngine(noise=0.0, log=log)
+    # Helpers are slower, so that there is time to kill them.
+    return PlantedEngine(pause=0.05 if role == "worker" else 0.002, log=log)
 
 
 def main(database: str, log: str, storage: str | None = None, role: str = "") -> None:
@@ -25,9 +43,7 @@ def main(database: str, log: str, storage: str | None = None, role: str = "") ->
             file.write(json.dumps([config, prompts]) + "\n")
             file.flush()
 
-        # Helpers are slower, so that there is time to kill them.
-        helps = role == "worker"
-        engine = PlantedEngine(pause=0.05 if helps else 0.002, log=write)
+        helps, engine = role == "worker", engine_of(role, write)
         work = help_tune if helps else tune
         report = work(
             engine,
@@ -35,7 +51,7 @@ def main(database: str, log: str, storage: str | None = None, role: str = "") ->
             # Takes a third of the prompts that 0.02 does: what is killed is the way there.
             margin=0.05,
             budget=None,
-            trials=TRIALS,
+            trials=trials_of(role),
             batch=BATCH,
             db=database,
             storage=storage or None,

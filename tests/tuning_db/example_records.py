@@ -31,6 +31,7 @@ def key(
     dtype: str = "float32",
     hardware: HardwareKey = CPU,
     torch: str = "2.13.0",
+    driver: str | None = None,
     execution: str = "inductor-dynamic",
     numerics: str = "float32-inductor-highest",
     name: str = "embedded",
@@ -38,7 +39,7 @@ def key(
     return Key(
         model=ModelKey(name=name, family=family, weights_sha256=weights, dtype=dtype),
         hardware=hardware,
-        software={"torch": torch},
+        software={"torch": torch} | ({} if driver is None else {"driver": driver}),
         execution=execution,
         numerics=numerics,
         workload=Workload(task=task, max_new_tokens=max_new_tokens, batch=batch),

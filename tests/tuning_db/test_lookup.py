@@ -65,6 +65,24 @@ def test_one_record_and_a_query(
         assert reason in match.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "level"),
+    [
+        ("550.54.15", "550.54.15", Level.EXACT),
+        ("550.54.15", "580.65.06", Level.STALE_SPEED),
+        (None, "580.65.06", Level.EXACT),
+        ("550.54.15", None, Level.EXACT),
+    ],
+)
+def test_another_driver_makes_speed_stale_where_both_are_known(
+    store: Store, old: str | None, new: str | None, level: Level
+) -> None:
+    match = found(store, [record(driver=old)], driver=new)
+    assert match.level is level
+    stale = [r for r in match.reasons if "driver 550.54.15 is now 580.65.06" in r]
+    assert bool(stale) == (level is Level.STALE_SPEED)
+
+
 def test_an_empty_database_is_safe(store: Store) -> None:
     match = found(store, [])
     assert (match.level, match.config, match.near) == (Level.SAFE, None, None)

@@ -9,12 +9,31 @@ from example_records import FAST, record
 from pydantic import ValidationError
 
 from dllmc.spec import TuningDatabaseError
-from dllmc.tuning_db import Record
+from dllmc.tuning_db import Record, Smoke, shipped, verify
+
+SMOKE = {"prompt": [5, 6], "answer": "0a1b2c3d"}
 
 
 def test_a_record_survives_json() -> None:
     text = json.dumps(record().to_json())
     assert Record.from_json(json.loads(text)) == record()
+
+
+def test_a_record_with_smoke_prompts_survives_json_and_keeps_its_id() -> None:
+    rich = record().model_copy(update={"smoke": (Smoke(prompt=(5, 6), answer="0a1b2c3d"),)})
+    assert rich.to_json()["smoke"] == [SMOKE]
+    assert Record.from_json(json.loads(json.dumps(rich.to_json()))) == rich
+    assert rich.id == record().id
+
+
+def test_files_without_smoke_prompts_are_written_as_they_were() -> None:
+    paths = [entry.path for entry in shipped().entries()]
+    assert len(paths) == 3
+    for path in paths:
+        value = json.loads(path.read_text())
+        assert "smoke" not in value
+        assert Record.from_json(value).to_json() == value
+    assert verify(shipped()) == []
 
 
 def test_the_id_is_a_hash_of_key_and_configuration_alone() -> None:
@@ -58,6 +77,11 @@ def edited(change: dict[str, Any]) -> dict[str, Any]:
         ({"applies_to.batch": {"low": 9, "high": 8}}, "`low`=9 must not exceed `high`=8"),
         ({"quality.value": float("nan")}, "not JSON compliant"),
         ({"key.model.weights_sha256": "../../etc"}, "`key.model.weights_sha256`"),
+        ({"smoke": [SMOKE] * 5}, "`smoke`: Tuple should have at most 4 items"),
+        ({"smoke": [SMOKE | {"prompt": []}]}, "`smoke.0.prompt`"),
+        ({"smoke": [SMOKE | {"prompt": ["five"]}]}, "`smoke.0.prompt.0`"),
+        ({"smoke": [SMOKE | {"answer": "zz"}]}, "`smoke.0.answer`"),
+        ({"smoke": [SMOKE]}, "was changed after it was written"),
     ],
 )
 def test_a_wrong_record_is_refused_with_what_is_wrong(
