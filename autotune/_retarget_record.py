@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dllmc.artifact import Package
+from dllmc.autotune._smoke import smoke_prompts
 from dllmc.autotune.evaluator import as_json
-from dllmc.runtime.smoke import smoke_of
 from dllmc.tuning_db import (
     AppliesTo,
     Provenance,
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from dllmc.autotune.evaluator import Batch, Evaluator
     from dllmc.autotune.timing import Ratio
     from dllmc.policies.config import DecodingConfig
-    from dllmc.tuning_db import Reject, Smoke
+    from dllmc.tuning_db import Reject
     from dllmc.tuning_db.verdicts import StoredVerdict
 
 
@@ -46,15 +45,6 @@ class Circumstances:
     margin: float
     seed: int
     started: str
-
-    def _smoke(self, config: DecodingConfig) -> tuple[Smoke, ...]:
-        """A few prompts of the timings; none where the engine holds no model."""
-        engine = self.evaluator.engine
-        package: object = engine.package
-        if not isinstance(package, Package):
-            return ()
-        prompts = [engine.encode(sample.prompt) for sample in self.tune[0].samples]
-        return smoke_of(engine, config, prompts, self.evaluator.key.workload.max_new_tokens)
 
     def record(
         self,
@@ -78,7 +68,7 @@ class Circumstances:
                 max_new_tokens=Range(low=length, high=length),
             ),
             config=as_json(config),
-            smoke=() if verdict is None else self._smoke(config),
+            smoke=() if verdict is None else smoke_prompts(self.evaluator, config, self.tune[0]),
             speed=speed,
             quality=None if verdict is None else quality_of(verdict),
             status="safe" if verdict is None else "confirmed",

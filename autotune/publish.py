@@ -6,14 +6,13 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from dllmc.artifact import Package
 from dllmc.autotune._front import verdict_key
+from dllmc.autotune._smoke import smoke_prompts
 from dllmc.autotune.evaluator import as_json, batches
 from dllmc.autotune.report import ReportRow
 from dllmc.autotune.retiming import tokens_per_second
 from dllmc.autotune.timing import median_ratio
 from dllmc.policies.config import QUALITY_REFERENCE, SAFE, SPEED_BASELINE
-from dllmc.runtime.smoke import smoke_of
 from dllmc.tuning_db import (
     AppliesTo,
     Provenance,
@@ -146,18 +145,10 @@ def make_record(
 
 
 def _smoke(job: Job, done: Confirmation, config: DecodingConfig) -> tuple[Smoke, ...]:
-    """A few confirm prompts with what `config` answers, which a run that resumes does not repeat.
-
-    None where the engine holds no model.
-    """
-    engine, known = job.evaluator.engine, dict(job.study.user_attrs.get("smoke", {}))
-    package: object = engine.package
-    if not isinstance(package, Package):
-        return ()
-    name = config.canonical_json()
+    """A few confirm prompts with what `config` answers, which a run that resumes keeps."""
+    known, name = dict(job.study.user_attrs.get("smoke", {})), config.canonical_json()
     if name not in known:
-        prompts = [engine.encode(sample.prompt) for sample in done.prompts[0].samples]
-        found = smoke_of(engine, config, prompts, job.settings.length)
+        found = smoke_prompts(job.evaluator, config, done.prompts[0])
         known[name] = [smoke.model_dump(mode="json") for smoke in found]
         job.study.set_user_attr("smoke", known)
     return tuple(Smoke.model_validate(value) for value in known[name])

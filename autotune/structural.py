@@ -132,10 +132,11 @@ def fastest_batch(
             evaluator.keep(
                 SPEED_BASELINE, "SPEED_BASELINE", batch, "structure", seconds, seconds, tokens
             )
-    return max(sizes_of(found), key=sizes_of(found).__getitem__)
+    speeds = _speeds(found)
+    return max(speeds, key=speeds.__getitem__)
 
 
-def sizes_of(evaluators: Mapping[int, Evaluator]) -> dict[int, float]:
+def _speeds(evaluators: Mapping[int, Evaluator]) -> dict[int, float]:
     """Prompts per second of the speed baseline, by batch."""
     return {
         size: size / median(pair.seconds for pair in _own(evaluator))
@@ -148,7 +149,7 @@ def said(job: Job) -> list[str]:
     """What was chosen, a line each; nothing where there was no choice."""
     found, sizes = [], job.structure.batches
     if len(sizes) > 1:
-        speeds = sizes_of({size: job.evaluator.at_batch(size) for size in sizes})
+        speeds = _speeds({size: job.evaluator.at_batch(size) for size in sizes})
         rest = ", ".join(f"{size}: {speed:.1f}" for size, speed in speeds.items())
         found.append(f"batch {job.settings.batch} was chosen; prompts/s by batch: {rest}")
     gain = job.study.user_attrs.get("select_gain")

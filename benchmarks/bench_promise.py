@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
 import random
 import sys
 import tempfile
@@ -23,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "autotune"))
 
-import optuna
 from _measure import write_results
+from _studies import in_memory
 from planted_world import REFERENCE_QUALITY, SPACE, PlantedEngine, loss, uniform
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dllmc.autotune import study, tune
+from dllmc.autotune import tune
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,12 +120,6 @@ def upper_bound(count: int, n: int, confidence: float = 0.95) -> float:
     return high
 
 
-def _in_memory() -> None:
-    """Studies in memory and files without waiting for the disk: nothing is killed here."""
-    study._open = functools.lru_cache(maxsize=1)(lambda _: optuna.storages.InMemoryStorage())
-    os.fsync = lambda _: None  # type: ignore[assignment]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000)
@@ -137,7 +130,7 @@ def main() -> None:
     begun = time.perf_counter()
     seeds = range(arguments.first, arguments.first + arguments.jobs)
     rows = []
-    with ProcessPoolExecutor(arguments.workers, initializer=_in_memory) as pool:
+    with ProcessPoolExecutor(arguments.workers, initializer=in_memory) as pool:
         jobs = pool.map(functools.partial(run, pareto=arguments.pareto), seeds, chunksize=5)
         for row in track(jobs, "jobs", total=len(seeds)):
             rows.append(row)

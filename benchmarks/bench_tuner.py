@@ -13,9 +13,7 @@ instance) is decoded then and kept.
 from __future__ import annotations
 
 import argparse
-import functools
 import math
-import os
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
@@ -25,12 +23,13 @@ import torch
 from _grid import MARGIN, PROMPTS, SPACE, TASKS, Table, configurations, differences
 from _measure import write_results
 from _replay import ReplayedEngine, ReplayedTask, scratch
+from _studies import in_memory
 from bench_grid import Recorder
 from rich.console import Console
 from rich.table import Table as Shown
 
 import dllmc
-from dllmc.autotune import search_space, study, tune
+from dllmc.autotune import search_space, tune
 from dllmc.autotune.space import PRESETS
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
 from dllmc.spec import ConfigError
@@ -202,12 +201,6 @@ def rows(contest: Contest, seeds: int) -> list[dict[str, Any]]:
     return found
 
 
-def _in_memory() -> None:
-    """Studies in memory and files without waiting for the disk: nothing is killed here."""
-    study._open = functools.lru_cache(maxsize=1)(lambda _: optuna.storages.InMemoryStorage())
-    os.fsync = lambda _: None  # type: ignore[assignment]
-
-
 def show(found: list[dict[str, Any]]) -> None:
     for task in dict.fromkeys(row["task"] for row in found):
         shown = Shown(title=f"{task}: share of the grid's best confirmed speed, {TRIALS} trials")
@@ -233,7 +226,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _in_memory()
+    in_memory()
     real = dllmc.compile(dllmc.load_model("embedded"), backend="inductor").engine()
     found = []
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -350,7 +350,7 @@ def test_a_front_is_spread_along_the_speed() -> None:
 
 
 def text_of(report: TuningReport) -> str:
-    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     console.print(report.render())
     return console.export_text()
 

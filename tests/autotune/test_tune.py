@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import io
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -256,7 +256,7 @@ def test_progress_can_be_shown_with_rich() -> None:
 
 
 def text_of(report: TuningReport) -> str:
-    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     console.print(report.render())
     return console.export_text()
 
