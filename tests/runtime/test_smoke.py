@@ -33,6 +33,12 @@ def compiled() -> Any:
     return dllmc.compile("embedded", backend="eager")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes with dllmc may have been measured on a processor like this one."""
+    monkeypatch.setattr("dllmc.autotune.recheck.shipped", lambda: Store(tmp_path / "ships"))
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Any:
     return compiled().engine(database=tmp_path)
