@@ -23,6 +23,7 @@ MANIFEST, WEIGHTS, TOKENIZER, NOTICES = (
     "tokenizer.json",
     "NOTICES.txt",
 )
+BINARIES = "programs/aot.json"
 # As in a checkpoint, so that the two files mean the same wherever they stand.
 TEMPLATE, SPECIAL_TOKENS = "chat_template.jinja", "special_tokens_map.json"
 _FORMAT: Literal["dllmc artifact"] = "dllmc artifact"
@@ -47,6 +48,7 @@ class Manifest(BaseModel):
             replacing the manifest replaces both at once.
         report: What each pass did.
         files: sha256 of every other file, by its relative path. Only these are ever read.
+        binaries: File that lists ahead-of-time programs, if there are any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,7 +58,7 @@ class Manifest(BaseModel):
     dllmc: str
     torch: str
     name: str
-    backend: Literal["eager", "inductor"]
+    backend: Literal["eager", "inductor", "aot"]
     target: Literal["cpu", "cuda"]
     dtype: Literal["float32", "float64", "bfloat16", "float16"]
     spec: DenoiserSpec
@@ -65,10 +67,12 @@ class Manifest(BaseModel):
     records: str
     report: list[dict[str, Any]]
     files: dict[str, str]
+    binaries: str | None = None
 
     def missing(self) -> list[str]:
         """Files that must be listed and are not."""
-        needed = (WEIGHTS, self.records, *self.programs.values())
+        needed = [WEIGHTS, self.records, *self.programs.values()]
+        needed += [] if self.binaries is None else [self.binaries]
         return [name for name in needed if name not in self.files]
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from dllmc.artifact._manifest import (
+    BINARIES,
     FORMAT_VERSION,
     MANIFEST,
     NOTICES,
@@ -33,6 +35,7 @@ from dllmc.artifact._manifest import (
     read_manifest,
     write_atomically,
 )
+from dllmc.artifact.binaries import Binaries, Listing
 from dllmc.artifact.chat import ChatTemplate
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
@@ -107,6 +110,7 @@ def load_package(path: str | Path) -> Package:
         chat=_read_chat(folder) if TEMPLATE in listed else None,
         report=manifest.report,
         records=_read_records(folder, manifest),
+        binaries=None if manifest.binaries is None else _read_binaries(folder, manifest.binaries),
         notices=(folder / NOTICES).read_text(encoding="utf-8") if NOTICES in listed else "",
     )
 
@@ -179,6 +183,11 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
     for statistics, graph in package.graphs.items():
         programs[statistics] = f"programs/{statistics}.json"
         (folder / programs[statistics]).write_text(json.dumps(graph_to_json(graph)))
+    if package.binaries is not None:
+        for name, file in package.binaries.files.items():
+            shutil.copyfile(file, folder / name)
+        listing = package.binaries.listing.model_dump_json(indent=1)
+        (folder / BINARIES).write_text(listing)
     if package.tokenizer is not None:
         package.tokenizer.save(str(folder / TOKENIZER))
     if package.chat is not None:
@@ -203,6 +212,7 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
             "weights_sha256": package.weights_sha256,
             "programs": programs,
             "records": records,
+            "binaries": None if package.binaries is None else BINARIES,
             "report": package.report,
             "files": {file.relative_to(folder).as_posix(): hash_file(file) for file in written},
         }
@@ -215,6 +225,22 @@ def _records_file(records: list[dict[str, Any]]) -> tuple[str, str, str]:
     text = json.dumps(records, indent=1, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f"records-{digest[:16]}.json", digest, text
+
+
+def _read_binaries(folder: Path, name: str) -> Binaries:
+    try:
+        listing = Listing.model_validate(read_json(folder / name))
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ArtifactError(f"`{folder / name}` is damaged at `{field}`; compile again") from None
+    files = {}
+    for library in listing.pieces.values():
+        for file in (library, library.removesuffix(".so") + ".json"):
+            if (folder / file).is_file():
+                files[file] = folder / file
+        if library not in files:
+            raise ArtifactError(f"the artifact `{folder}` lacks `{library}`; compile again")
+    return Binaries(listing, files)
 
 
 def _read_records(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:

@@ -98,6 +98,22 @@ def outline(graph: GraphModule, examples: Mapping[str, FakeTensor]) -> Outline:
     return Outline(assembly.finish(), None)
 
 
+def in_one_piece(graph: GraphModule, examples: Mapping[str, FakeTensor]) -> Outline:
+    """The whole of a step as one piece, with its weights as arguments.
+
+    Args:
+        graph: As for `outline`.
+        examples: As for `outline`.
+
+    Raises:
+        UnsplittableError: The graph is none of a step.
+    """
+    wiring = Wiring(graph)
+    assembly = Assembly(graph, wiring, Shapes(wiring, graph, examples))
+    assembly.add(wiring.calls)
+    return Outline(assembly.finish(), None)
+
+
 def _cut(wiring: Wiring, shapes: Shapes) -> tuple[list[Node], list[Segment]]:
     """What comes first, and a segment up to every waist and after the last."""
     way, waists = wiring.waists()

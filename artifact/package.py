@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch.fx import GraphModule
 
+    from dllmc.artifact.binaries import Binaries
     from dllmc.artifact.chat import ChatTemplate
     from dllmc.spec import DenoiserSpec
 
@@ -26,7 +27,7 @@ class Package:
         name: Of the model.
         spec: Of the denoiser.
         dtype: Of weights and activations, as torch spells it.
-        backend: How steps run: `eager` or `inductor`.
+        backend: How steps run: `eager`, `inductor` or `aot`.
         graphs: The lowered step by statistics set, `greedy` and `sampled`. Inputs by name:
             `tokens`, `positions`, `slots` `[B, W]`, `head_rows` `[B, R]`, `key_limit` `[B]`,
             `keys_i` and `values_i` `[B, G, S, D]`; `sampled` adds `temperature`, `seed`,
@@ -37,6 +38,7 @@ class Package:
         report: What each pass did, as JSON values.
         records: Tuning records that ship with the model, as JSON values.
         notices: Licence notes that travel with the weights.
+        binaries: Ahead-of-time programs, or None.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Package:
     report: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     notices: str = ""
+    binaries: Binaries | None = None
 
     @functools.cached_property
     def graph_sha256(self) -> str:

@@ -15,7 +15,7 @@ from dllmc.autotune.budget import BudgetSpentError
 from dllmc.autotune.evaluator import batches
 from dllmc.autotune.timing import Ratio, median_ratio
 from dllmc.policies.config import SPEED_BASELINE
-from dllmc.runtime.neutral import NEUTRAL
+from dllmc.runtime.neutral import NEUTRAL, UNCOMPILING
 from dllmc.spec import TuningError, nearest
 
 if TYPE_CHECKING:
@@ -75,10 +75,12 @@ def read_structure(
         if select not in NEUTRAL["select"]:
             hint = nearest(str(select), NEUTRAL["select"])
             raise TuningError(f"`space` select={select!r} is unknown; {hint}")
-    if "compiled" in selects and backend == "eager":
+    if "compiled" in selects and backend in UNCOMPILING:
         raise TuningError("`space` select='compiled' needs a back end that compiles: inductor")
     if not selects:
-        selects = NEUTRAL["select"] if long and backend != "eager" else NEUTRAL["select"][:1]
+        selects = (
+            NEUTRAL["select"] if long and backend not in UNCOMPILING else NEUTRAL["select"][:1]
+        )
     return Structure(tuple(sorted(set(sizes))), tuple(selects)), left
 
 

@@ -13,6 +13,7 @@ from dllmc.cli import (
     doctor,
     explain,
     generate,
+    rebuild,
     retarget,
     trace,
     tune,
@@ -47,7 +48,7 @@ def _options(
     """A compiler and auto-tuner for diffusion language models."""
 
 
-for module in (compile, generate, tune, retarget, bench, explain, trace, doctor):
+for module in (compile, rebuild, generate, tune, retarget, bench, explain, trace, doctor):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(db.app, name="db")
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dllmc.cli._config import read_config
 from dllmc.cli._console import output, print_json, progress, remark, say, table
 from dllmc.cli._subject import DTYPES, load_model
+from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +19,17 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from dllmc.compiler import CompiledModel
+    from dllmc.policies.config import DecodingConfig
 
 _REMARKS = {
     "inductor": (
-        "The artifact holds the rewritten graph and the weights. Until it can hold ahead-of-time "
-        "programs, decoding with it compiles the graph first, which Inductor's cache shortens "
-        "the second time."
+        "The artifact holds the rewritten graph and the weights. Decoding with it compiles the "
+        "graph first, which Inductor's cache shortens the second time; `--backend aot` compiles "
+        "now."
+    ),
+    "aot": (
+        "The artifact holds machine code, the rewritten graph and the weights. It decodes with "
+        "the plans that were asked for; `dllmc compile ARTIFACT --add-plan CONFIG` adds others."
     ),
     "eager": "The artifact holds the rewritten graph and the weights, and is run node by node.",
 }
@@ -36,8 +43,32 @@ def command(
             "package.module:function, which returns a module and its DenoiserSpec."
         ),
     ],
-    out: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The artifact.")],
-    backend: Annotated[str, typer.Option(help="inductor or eager.")] = "inductor",
+    out: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="PATH", help="The artifact.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="inductor, eager, or aot: machine code, made now.")
+    ] = "inductor",
+    plans: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plans",
+            metavar="CONFIG",
+            help="For aot: a way to decode that there are to be programs for, as for "
+            "`generate --config`; repeatable. Left out: SAFE, SPEED_BASELINE and shipped records.",
+        ),
+    ] = None,
+    add_plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--add-plan",
+            metavar="CONFIG",
+            help="MODEL is an artifact: add programs for this way to decode; repeatable.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="For aot: x86-64-v3, or native, like this processor.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check each pass by execution in float64.")
     ] = False,
@@ -49,8 +80,20 @@ def command(
     """Compile MODEL into an artifact that any machine of this kind can load."""
     from dllmc.artifact.files import check_replaceable
 
+    if add_plan:
+        _refuse(f"`{model}` is compiled", {"--backend": backend != "inductor", "--plans": plans})
+        _refuse(f"`{model}` is compiled", {"--dtype": dtype, "--verify": verify})
+        add_programs(model, out or model, add_plan, target)
+        return
+    if out is None:
+        raise UsageError("`--output` is missing; say where the artifact goes: -o model.dllm")
+    if backend != "aot":
+        _refuse(f"`--backend` is {backend}", {"--plans": plans, "--target": target})
+    configs = None if plans is None else read_configs(plans)
     check_replaceable(out)
-    compiled = compile_with_progress(model, backend=backend, verify=verify, dtype=dtype)
+    compiled = compile_with_progress(
+        model, backend=backend, verify=verify, dtype=dtype, plans=configs, target=target
+    )
     path = compiled.save(out)
     package = compiled.package
     if json:
@@ -77,11 +120,15 @@ def compile_with_progress(
     verify: bool = False,
     dtype: str | None = None,
     after_pass: Callable[[str, GraphModule], None] | None = None,
+    plans: Sequence[DecodingConfig] | None = None,
+    target: str | None = None,
 ) -> CompiledModel:
     """Compile `model`, showing which pass runs; `after_pass` gets its name and the graph."""
     from dllmc.compiler import compile_model
     from dllmc.passes import pass_types
     from dllmc.runtime import Engine
+    from dllmc.runtime.build import default_configs, with_programs
+    from dllmc.runtime.target import BASELINE
 
     with progress() as bar:
         line = bar.add_task(f"loading {model}", total=None)
@@ -96,13 +143,79 @@ def compile_with_progress(
             if after_pass is not None:
                 after_pass(name, graph)
 
-        return compile_model(
+        compiled = compile_model(
             loaded,
             engine_of=Engine,
             backend=backend,
             verify=verify,
             before_and_after=show,
         )
+        if backend != "aot":
+            return compiled
+        configs = default_configs(compiled.package) if plans is None else plans
+        bar.update(line, description="finding plans", total=None)
+        package = with_programs(
+            compiled.package,
+            configs,
+            target=target or BASELINE,
+            tell=lambda what: bar.update(line, description=what),
+        )
+        return dataclasses.replace(compiled, package=package)
+
+
+def add_programs(artifact: str, out: str, texts: Sequence[str], target: str | None) -> None:
+    """Write `artifact` to `out` with programs for more ways to decode.
+
+    Raises:
+        DllmcError: It is no artifact, is for another target, or a configuration does not fit.
+    """
+    from dllmc.artifact import load_package, save_package
+    from dllmc.artifact.files import check_replaceable
+    from dllmc.runtime.build import with_programs
+    from dllmc.runtime.target import BASELINE
+
+    configs = read_configs(texts)
+    check_replaceable(out)
+    package = load_package(artifact)
+    known = package.binaries
+    if known is not None and target not in (None, known.listing.target.isa):
+        raise UsageError(
+            f"the programs of `{artifact}` are for {known.listing.target.isa}; leave `--target` "
+            "out, or use `dllmc rebuild`"
+        )
+    with progress() as bar:
+        line = bar.add_task("finding plans", total=None)
+        made = with_programs(
+            package,
+            configs,
+            target=target or BASELINE,
+            add=True,
+            tell=lambda what: bar.update(line, description=what),
+        )
+    path = save_package(made, out)
+    assert made.binaries is not None
+    before = 0 if known is None else len(known.listing.programs)
+    say(f"wrote {path}: {len(made.binaries.listing.programs)} programs, of {before} before")
+
+
+def read_configs(texts: Sequence[str]) -> list[DecodingConfig]:
+    """Configurations as `--plans` says them.
+
+    Raises:
+        ConfigError: One is none.
+        UsageError: One is `auto`, which is no way to decode.
+    """
+    found = [read_config(text) for text in texts]
+    if None in found:
+        raise UsageError("`auto` says no plans; give a configuration, or leave `--plans` out")
+    return [config for config in found if config is not None]
+
+
+def _refuse(reason: str, given: Mapping[str, object]) -> None:
+    """Raise `UsageError` for options that mean nothing here."""
+    for option, value in given.items():
+        if value:
+            raise UsageError(f"`{option}` means nothing where {reason}; leave it out")
 
 
 def pass_table(results: Sequence[Mapping[str, object]]) -> Table:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dllmc.compiler._adapter import Example
     from dllmc.passes import PassConfig, PassResult
 
-Backend = Literal["eager", "inductor"]
+Backend = Literal["eager", "inductor", "aot"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def compile_model(
         engine_of: Makes an engine of a package; the front gives the runtime's.
         spec: Of a bare module, or those of its fields that the module's `config` does not tell.
         example: How a bare module is called, as for `adapt`; token ids alone where left out.
-        backend: `inductor` compiles on first use, `eager` runs the graph node by node.
+        backend: `inductor` compiles on first use, `eager` runs the graph node by node, and `aot`
+            runs programs that are made of the package (`dllmc.runtime.build`).
         device: Where the steps run.
         verify: Check every pass by execution in float64, to 1e-9. Takes a float64 copy of the
             weights for as long as the check lasts.

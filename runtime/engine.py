@@ -14,23 +14,18 @@ from dllmc.artifact import Messages, Package, load_package
 from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
+from dllmc.runtime.backends import programs_of
 from dllmc.runtime.hardware import detect_hardware, detect_software
 from dllmc.runtime.joint import JointSamplers
 from dllmc.runtime.output import Output
 from dllmc.runtime.placement import device_of, placed
 from dllmc.runtime.pool import Pool, scratch_of
-from dllmc.runtime.programs import (
-    CapturedPrograms,
-    EagerPrograms,
-    InductorPrograms,
-    Programs,
-    Selects,
-)
+from dllmc.runtime.programs import Programs, Selects
 from dllmc.runtime.records import choose
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
-from dllmc.spec import PromptError, UsageError, nearest
+from dllmc.spec import PromptError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,15 +42,13 @@ _DEFAULT_RESPONSE = 32
 # Sequences decoded together unless the caller says otherwise.
 _DEFAULT_BATCH = 16
 
-_BACKENDS = ("eager", "inductor")
-
 
 class Engine:
     """Decodes with a compiled model.
 
     Args:
         package: From `dllmc.compile(...)` or `load_package`.
-        backend: `eager` or `inductor`; None is the package's own.
+        backend: `eager`, `inductor` or `aot`; None is the package's own.
         device: Where to run; None is where the weights of `package` are.
         database: The user's tuning database, looked into after the package's own records and
             before the shipped ones; None is its usual place.
@@ -112,13 +105,10 @@ class Engine:
         return Auxiliary(package, self._programs(package), self.package)
 
     def _programs(self, package: Package) -> Programs:
-        if self.backend == "eager":
-            return EagerPrograms(package)
-        if self.backend == "inductor":
-            compiled = InductorPrograms(package, self.device)
-            return CapturedPrograms(compiled) if self._captures else compiled
-        hint = nearest(self.backend, _BACKENDS)
-        raise UsageError(f"`backend`={self.backend!r} is unknown; {hint}")
+        helper = package is not self.package
+        return programs_of(
+            package, self.backend, self.device, capture=self._captures, helper=helper
+        )
 
     @property
     def spec(self) -> DenoiserSpec:

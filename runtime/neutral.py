@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {"select": ("plain", "compiled")}
 """Values by knob; the first is what is done where nothing is said."""
 
+UNCOMPILING: Final = ("eager", "aot")
+"""Back ends that compile nothing while they decode."""
+
 
 def apply_neutral(engine: Engine, config: DecodingConfig, knobs: Mapping[str, Any]) -> list[str]:
     """Decode with `config` as `knobs` say.
@@ -31,8 +34,10 @@ def apply_neutral(engine: Engine, config: DecodingConfig, knobs: Mapping[str, An
         if value not in NEUTRAL.get(name, ())
     ]
     if knobs.get("select") == "compiled":
-        if engine.backend == "eager":
-            left.append("its knob `select`='compiled' needs another back end than `eager`")
+        if engine.backend in UNCOMPILING:
+            left.append(
+                f"its knob `select`='compiled' needs another back end than `{engine.backend}`"
+            )
         else:
             engine.selects.want(config)
     return left

@@ -1,5 +1,6 @@
 """Programs that run steps: loaders and runners, one file per back end."""
 
+from dllmc.runtime.programs.aot import AotPrograms
 from dllmc.runtime.programs.base import Programs, cache_shapes
 from dllmc.runtime.programs.captured import CapturedPrograms
 from dllmc.runtime.programs.eager import EagerPrograms
@@ -7,6 +8,7 @@ from dllmc.runtime.programs.inductor import InductorPrograms
 from dllmc.runtime.programs.selects import Selects
 
 __all__ = [
+    "AotPrograms",
     "CapturedPrograms",
     "EagerPrograms",
     "InductorPrograms",

@@ -9,6 +9,7 @@ would copy the weights).
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ import torch
 from torch._dynamo.source import ConstantSource
 from torch._functorch import config as functorch_config
 from torch._guards import TracingContext, tracing
-from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch._inductor.compile_fx import compile_fx, compile_fx_aot, compile_fx_inner
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import (
@@ -136,25 +137,61 @@ def compile_piece(
     return getattr(made[0], "current_callable", None) or made[0], conditions
 
 
+def compile_library(
+    piece: GraphModule,
+    inputs: Mapping[str, Tensor],
+    dynamic: Mapping[str, Sequence[int]],
+    options: Mapping[str, Any],
+) -> tuple[list[str], list[Condition]]:
+    """Compile a piece of a step into a shared library, ahead of time.
+
+    Args:
+        piece: Has no weights of its own, and returns a tuple.
+        inputs: As in `compile_graph`.
+        dynamic: As in `compile_graph`.
+        options: Of Inductor.
+
+    Returns:
+        Files that AOTInductor wrote, in Inductor's cache, and the conditions as of
+        `compile_graph`.
+    """
+    module, fakes = _prepared(piece, inputs, dynamic)
+    mode = next(iter(fakes.values())).fake_mode
+    patches = {"aot_inductor.package": True, **options}
+    with warnings.catch_warnings(), torch.no_grad(), tracing(TracingContext(mode)):
+        # Inductor copies objects of a class that torch itself calls deprecated.
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)
+        files = compile_fx_aot(module, list(fakes.values()), config_patches=patches)
+    assert isinstance(files, list)
+    return [file for file in files if isinstance(file, str)], conditions_of(fakes)
+
+
 def _compile(
     graph: GraphModule,
     inputs: Mapping[str, Tensor],
     dynamic: Mapping[str, Sequence[int]],
     compile_inner: Callable[..., Any],
 ) -> tuple[Program, list[Condition]]:
+    module, fakes = _prepared(graph, inputs, dynamic)
+    mode = next(iter(fakes.values())).fake_mode
+    with torch.no_grad(), tracing(TracingContext(mode)):
+        given = [inputs[name] for name in fakes]
+        program = cast("Program", compile_fx(module, given, inner_compile=compile_inner))
+    return program, conditions_of(fakes)
+
+
+def _prepared(
+    graph: GraphModule, inputs: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]
+) -> tuple[GraphModule, dict[str, FakeTensor]]:
+    """A copy of `graph` to be compiled, and its inputs as fake tensors, which it holds too."""
     module = GraphModule(graph, copy.deepcopy(graph.graph))
     names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
-    examples = {name: inputs[name] for name in names}
-    fakes = fake_inputs(examples, dynamic)
-    mode = next(iter(fakes.values())).fake_mode
+    fakes = fake_inputs({name: inputs[name] for name in names}, dynamic)
     for node in module.graph.nodes:
         node.meta.pop("val", None)
         if node.op == "placeholder":
             node.meta["val"] = fakes[str(node.target)]
-    with torch.no_grad(), tracing(TracingContext(mode)):
-        given = list(examples.values())
-        program = cast("Program", compile_fx(module, given, inner_compile=compile_inner))
-    return program, conditions_of(fakes)
+    return module, fakes
 
 
 def _results(piece: GraphModule) -> int:

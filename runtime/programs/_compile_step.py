@@ -55,8 +55,8 @@ def compile_step(
         name = str(call.target)
         if call.op != "call_module" or name in compiled:
             continue
-        examples, axes = _examples(pieces[name], call, outlined.module, used)
-        what = _identity(pieces[name], examples, axes)
+        examples, axes = examples_of(pieces[name], call, outlined.module, used)
+        what = identity_of(pieces[name], examples, axes)
         if what not in known:
             known[what] = _compile_graph.compile_piece(pieces[name], examples, axes)
         compiled[name], found = known[what]
@@ -64,9 +64,10 @@ def compile_step(
     return _link(outlined, compiled), conditions
 
 
-def _identity(
+def identity_of(
     piece: GraphModule, examples: Mapping[str, Tensor], axes: Mapping[str, tuple[int, ...]]
 ) -> str:
+    """What tells pieces apart that are compiled for such examples."""
     kinds = [
         (tuple(example.shape), example.stride(), example.dtype, example.device, axes[name])
         for name, example in examples.items()
@@ -74,7 +75,7 @@ def _identity(
     return f"{piece.graph}\n{kinds}"
 
 
-def _examples(
+def examples_of(
     piece: GraphModule, call: Node, module: GraphModule, inputs: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
     """What a call gives to its piece, and which axes are dynamic.

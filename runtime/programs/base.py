@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Statistics = tuple["Tensor", ...]
 
+# Sizes of the examples of a dynamic program: all different, as `compile_graph` asks.
+_EXAMPLE_BATCH, _EXAMPLE_ROWS, _EXAMPLE_HEAD_ROWS, _EXAMPLE_SLOTS = 3, 7, 5, 11
+
 
 class Programs(ABC):
     """The programs of one package.
@@ -103,6 +106,47 @@ class Programs(ABC):
 def variant(plan: StepPlan) -> tuple[str, ...]:
     """What tells apart the graphs of two plans; sizes do not."""
     return plan.statistics, plan.mask, plan.inputs, "saliency" if plan.saliency else ""
+
+
+def padded(plan: StepPlan) -> StepPlan:
+    """`plan` with two rows at least: a single one would be a size of its own to Inductor."""
+    least = {"rows": max(plan.rows, 2), "head_rows": max(plan.head_rows, 2)}
+    if plan.statistics == "none":
+        least["head_rows"] = 0
+    return plan.model_copy(update=least)
+
+
+def dynamic_axes(graph: GraphModule, plan: StepPlan) -> dict[str, tuple[int, ...]]:
+    """Axes of every input that differ between plans: batch, rows and slots."""
+    caches = cache_shapes(graph)
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    matrices = {"tokens", "positions", "slots", "head_rows", "key_positions", "key_tokens"}
+    matrices |= {"gather_ids", "mixture_ids", "mixture_weights", "head_weights"}
+    matrices |= {"hidden", "offered"}
+    if plan.mask.startswith("row_limit"):
+        matrices.add("key_limit")
+    batch = () if plan.batch == 1 else (0,)
+    axes = {name: (*batch, 1) if name in matrices else batch for name in names}
+    if "key_mask" in axes:
+        axes["key_mask"] = (*batch, 1, 2)
+    return axes | dict.fromkeys(caches, (*batch, 2))
+
+
+def sizes_of(plan: StepPlan) -> tuple[int, int, int, int]:
+    """Batch, rows, head rows and slots of a step, those of scratch among them."""
+    return plan.batch, plan.rows, plan.head_rows, plan.slots + plan.scratch
+
+
+def example_of(plan: StepPlan) -> StepPlan:
+    """A plan like `plan` whose sizes all differ, as dynamic programs are compiled with."""
+    return plan.model_copy(
+        update={
+            "batch": 1 if plan.batch == 1 else _EXAMPLE_BATCH,
+            "rows": _EXAMPLE_ROWS,
+            "head_rows": _EXAMPLE_HEAD_ROWS if plan.head_rows else 0,
+            "slots": _EXAMPLE_SLOTS,
+        }
+    )
 
 
 def arguments(graph: GraphModule, inputs: Mapping[str, Tensor]) -> list[Tensor]:

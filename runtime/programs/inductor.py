@@ -21,8 +21,11 @@ from dllmc.runtime.programs.base import (
     Programs,
     Statistics,
     arguments,
-    cache_shapes,
+    dynamic_axes,
     example_inputs,
+    example_of,
+    padded,
+    sizes_of,
     variant,
 )
 
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
     from dllmc.runtime.programs._compile_graph import Condition
     from dllmc.spec import StepPlan
 
-# Sizes of the examples of a dynamic program: all different, as `compile_graph` asks.
-_EXAMPLE_BATCH, _EXAMPLE_ROWS, _EXAMPLE_HEAD_ROWS, _EXAMPLE_SLOTS = 3, 7, 5, 11
 # A static program is used for a smaller step if at most this share of its rows is padding.
 _PADDING = 0.25
 
@@ -57,7 +58,7 @@ class Dynamic:
 
     def holds(self, plan: StepPlan) -> bool:
         """Whether it may run `plan`."""
-        sizes = dict(zip(_sizes(self.example), _sizes(plan), strict=True))
+        sizes = dict(zip(sizes_of(self.example), sizes_of(plan), strict=True))
         return all(condition.holds(sizes) for condition in self.conditions)
 
 
@@ -104,11 +105,7 @@ class InductorPrograms(Programs):
         return sum(self._seconds.get(kind, 0.0) for kind in kinds)
 
     def fit(self, plan: StepPlan) -> StepPlan:
-        # A single row would be a size of its own to Inductor.
-        least = {"rows": max(plan.rows, 2), "head_rows": max(plan.head_rows, 2)}
-        if plan.statistics == "none":
-            least["head_rows"] = 0
-        plan = plan.model_copy(update=least)
+        plan = padded(plan)
         fitting = [static for static in self._static if _holds(static, plan)]
         return min(fitting, key=lambda static: (static.rows, static.head_rows), default=plan)
 
@@ -128,7 +125,7 @@ class InductorPrograms(Programs):
         kind = _kind(plan)
         if kind not in self._dynamic:
             begun = time.monotonic()
-            example, axes = _example_of(plan), _dynamic_axes(self.graph(plan), plan)
+            example, axes = example_of(plan), dynamic_axes(self.graph(plan), plan)
             self._dynamic[kind] = Dynamic(*self._compile(example, axes), example)
             self._seconds[kind] = time.monotonic() - begun
         found = self._dynamic[kind]
@@ -152,37 +149,6 @@ class InductorPrograms(Programs):
 def _kind(plan: StepPlan) -> tuple[tuple[str, ...], bool]:
     """What tells apart the dynamic programs of two plans."""
     return variant(plan), plan.batch == 1
-
-
-def _dynamic_axes(graph: Any, plan: StepPlan) -> dict[str, tuple[int, ...]]:
-    """Axes of every input that differ between plans: batch, rows and slots."""
-    caches = cache_shapes(graph)
-    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
-    matrices = {"tokens", "positions", "slots", "head_rows", "key_positions", "key_tokens"}
-    matrices |= {"gather_ids", "mixture_ids", "mixture_weights", "head_weights"}
-    matrices |= {"hidden", "offered"}
-    if plan.mask.startswith("row_limit"):
-        matrices.add("key_limit")
-    batch = () if plan.batch == 1 else (0,)
-    axes = {name: (*batch, 1) if name in matrices else batch for name in names}
-    if "key_mask" in axes:
-        axes["key_mask"] = (*batch, 1, 2)
-    return axes | dict.fromkeys(caches, (*batch, 2))
-
-
-def _sizes(plan: StepPlan) -> tuple[int, ...]:
-    return plan.batch, plan.rows, plan.head_rows, plan.slots + plan.scratch
-
-
-def _example_of(plan: StepPlan) -> StepPlan:
-    return plan.model_copy(
-        update={
-            "batch": 1 if plan.batch == 1 else _EXAMPLE_BATCH,
-            "rows": _EXAMPLE_ROWS,
-            "head_rows": _EXAMPLE_HEAD_ROWS if plan.head_rows else 0,
-            "slots": _EXAMPLE_SLOTS,
-        }
-    )
 
 
 def _holds(static: StepPlan, plan: StepPlan) -> bool:

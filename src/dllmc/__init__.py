@@ -13,6 +13,7 @@ compiler nor the tuner.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,8 @@ def compile(
     device: str = "cpu",
     verify: bool = False,
     passes: Mapping[str, Mapping[str, object]] | None = None,
+    plans: Sequence[DecodingConfig] | None = None,
+    target: str = "x86-64-v3",
 ) -> CompiledModel:
     """Compile a denoiser into steps that evaluate any rows of a canvas.
 
@@ -157,10 +160,13 @@ def compile(
         example: Of a bare module, token ids `[B, T]`; or a mapping or tuple of arguments of which
             `input_ids` or the first are the tokens, and the others are the same at every call.
             Left out, the module is called with tokens alone.
-        backend: `inductor` or `eager`.
+        backend: `inductor`, `eager`, or `aot`: machine code, made now and kept in the artifact.
         device: Where the steps run.
         verify: Check every pass by execution in float64, to 1e-9.
         passes: Options by pass name.
+        plans: For `aot`, ways to decode that there are to be programs for; None is `SAFE`,
+            `SPEED_BASELINE`, and the tuning records of these weights that come with dllmc.
+        target: For `aot`, the processors that it runs on: `x86-64-v3`, or `native`, like this one.
 
     Raises:
         DllmcError: The model cannot be captured, is no denoiser, mixes positions outside
@@ -171,7 +177,7 @@ def compile(
 
     if isinstance(model, str | Path):
         model = load_model(model, device=device)
-    return compile_model(
+    compiled = compile_model(
         model,
         engine_of=Engine,
         spec=spec,
@@ -181,6 +187,13 @@ def compile(
         verify=verify,
         passes=passes,
     )
+    if backend != "aot":
+        return compiled
+    from dllmc.runtime.build import default_configs, with_programs
+
+    configs = default_configs(compiled.package) if plans is None else plans
+    package = with_programs(compiled.package, configs, target=target)
+    return dataclasses.replace(compiled, package=package)
 
 
 def adapt(

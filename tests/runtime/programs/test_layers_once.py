@@ -16,8 +16,7 @@ from dllmc.models import LoadedModel
 from dllmc.runtime.engine import Engine
 from dllmc.runtime.programs import EagerPrograms, InductorPrograms, _compile_graph
 from dllmc.runtime.programs._compile_step import places_of
-from dllmc.runtime.programs.base import example_inputs
-from dllmc.runtime.programs.inductor import _EXAMPLE_ROWS
+from dllmc.runtime.programs.base import _EXAMPLE_ROWS, example_inputs
 from dllmc.spec import StepPlan
 
 if TYPE_CHECKING:

@@ -1,0 +1,50 @@
+"""Back ends by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from dllmc.runtime.programs import (
+    AotPrograms,
+    CapturedPrograms,
+    EagerPrograms,
+    InductorPrograms,
+    Programs,
+)
+from dllmc.spec import UsageError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from dllmc.artifact import Package
+
+BACKENDS: Final = ("eager", "inductor", "aot")
+
+
+def programs_of(
+    package: Package, backend: str, device: torch.device, *, capture: bool, helper: bool = False
+) -> Programs:
+    """The programs of `package`.
+
+    Args:
+        package: Whose graphs run.
+        backend: One of `BACKENDS`.
+        device: Where.
+        capture: Whether compiled steps are captured as CUDA graphs.
+        helper: Whether the package is one that a policy asks beside the model: run node by node
+            where it brings no ahead-of-time programs.
+
+    Raises:
+        ArtifactError: Its ahead-of-time programs are for another machine.
+        UsageError: The back end is unknown, or the package has no programs for it.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"`backend`={backend!r} is unknown; {nearest(backend, BACKENDS)}")
+    if backend == "eager" or (backend == "aot" and helper and package.binaries is None):
+        return EagerPrograms(package)
+    compiled: Programs
+    if backend == "aot":
+        compiled = AotPrograms(package, device)
+    else:
+        compiled = InductorPrograms(package, device)
+    return CapturedPrograms(compiled) if capture else compiled

@@ -1,0 +1,174 @@
+"""Make a package's ahead-of-time programs: those that given ways to decode ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dllmc.policies.config import QUALITY_REFERENCE, SAFE, SPEED_BASELINE, DecodingConfig
+from dllmc.runtime.engine import Engine
+from dllmc.runtime.placement import device_of
+from dllmc.runtime.programs import EagerPrograms
+from dllmc.runtime.programs.base import variant
+from dllmc.runtime.target import target_for
+from dllmc.spec import ConfigError, PlanError, PromptError, StepPlan, UsageError
+from dllmc.tuning_db import Record, shipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch import Tensor
+
+    from dllmc.artifact import Package
+    from dllmc.artifact.binaries import Binaries, Program, Target
+
+# What is decoded to see which plans are asked for: a prompt of so many tokens, alone and in two
+# rows. Which kinds of plan there are does not depend on the tokens.
+_PROMPT, _RESPONSE = 4, 32
+
+
+def default_configs(package: Package) -> list[DecodingConfig]:
+    """What an artifact decodes with if nobody says how: safe, baseline, and tuning records."""
+    found = [SAFE, QUALITY_REFERENCE, SPEED_BASELINE]
+    records = [Record.from_json(value) for value in package.records]
+    records += [
+        entry.record
+        for entry in shipped().entries()
+        if entry.record is not None
+        and entry.record.key.model.weights_sha256 == package.weights_sha256
+    ]
+    found += [DecodingConfig.model_validate(record.config) for record in records]
+    return list(dict.fromkeys(found))
+
+
+def with_programs(
+    package: Package,
+    configs: Iterable[DecodingConfig],
+    *,
+    target: str = "x86-64-v3",
+    add: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Package:
+    """`package` with ahead-of-time programs for `configs`, as its own back end.
+
+    Takes 5 to 10 s of one core for each piece of a step, and a C++ compiler.
+
+    Args:
+        package: Compiled for any back end.
+        configs: Ways to decode; each is decoded with once, node by node, to see its plans.
+        target: `x86-64-v3` or `native`.
+        add: Keep the programs that it has, whose target then counts.
+        tell: Called with what is made next.
+
+    Raises:
+        ConfigError: A configuration does not fit the model.
+        PlanError: A plan cannot be compiled, or asks for what the graphs do not give.
+        UsageError: There is no such target.
+    """
+    known = package.binaries if add else None
+    made_for = known.listing.target if known else target_for(target, device_of(package))
+    return _built(package, plans_of(package, configs), made_for, known, tell)
+
+
+def rebuilt(
+    package: Package, *, target: str = "native", tell: Callable[[str], None] = lambda _: None
+) -> Package:
+    """`package` with the programs that it has, compiled again for `target` on this machine.
+
+    Args:
+        package: With ahead-of-time programs, of whatever machine.
+        target: As for `with_programs`.
+        tell: As for `with_programs`.
+
+    Raises:
+        PlanError: A plan cannot be compiled.
+        UsageError: There is no such target, or there are no programs.
+    """
+    if package.binaries is None:
+        raise UsageError(
+            f"`{package.name}` holds no ahead-of-time programs; make them with `dllmc compile "
+            "ARTIFACT --add-plan CONFIG`"
+        )
+    plans = [plan_of(program, package.dtype) for program in package.binaries.listing.programs]
+    return _built(package, plans, target_for(target, device_of(package)), None, tell)
+
+
+def plan_of(program: Program, dtype: str) -> StepPlan:
+    """A plan that `program` runs; its sizes do not count."""
+    heads = 0 if program.statistics == "none" else 1
+    return StepPlan.model_validate(
+        {
+            "batch": 1 if program.single else 2,
+            "rows": 2,
+            "head_rows": heads,
+            "slots": 2,
+            "statistics": program.statistics,
+            "mask": program.mask,
+            "inputs": program.inputs,
+            "saliency": program.saliency,
+            "dtype": dtype,
+        }
+    )
+
+
+def plans_of(package: Package, configs: Iterable[DecodingConfig]) -> list[StepPlan]:
+    """One plan of every kind that decoding with `configs` asks for.
+
+    Raises:
+        ConfigError: One does not fit the model.
+    """
+    engine = Engine(dataclasses.replace(package, backend="eager", binaries=None))
+    recorder = _Recorder(package)
+    engine.programs = recorder
+    word = next(token for token in range(engine.spec.vocab_size) if token not in _special(engine))
+    for config in configs:
+        for prompts in ([[word] * _PROMPT], [[word] * _PROMPT, [word] * (_PROMPT + 1)]):
+            try:
+                engine.generate(prompts, config=config, max_new_tokens=_length(engine))
+            except (PromptError, PlanError) as error:
+                raise ConfigError(
+                    f"no programs can be made for {config.canonical_json()}: {error}"
+                ) from error
+    return list(recorder.seen.values())
+
+
+def _built(
+    package: Package,
+    plans: Iterable[StepPlan],
+    target: Target,
+    known: Binaries | None,
+    tell: Callable[[str], None],
+) -> Package:
+    # Importing Inductor takes seconds.
+    from dllmc.runtime.programs._compile_aot import LibraryBuilder
+
+    programs = EagerPrograms(package)
+    builder = LibraryBuilder(target, device_of(package), known)
+    for plan in plans:
+        batch = "batch 1" if plan.batch == 1 else "larger batches"
+        tell(f"compiling {plan.statistics}, {plan.mask}, {plan.inputs} for {batch}")
+        builder.add([plan], programs.graph)
+    return dataclasses.replace(package, backend="aot", binaries=builder.finish())
+
+
+def _special(engine: Engine) -> set[int]:
+    return {engine.spec.mask_id, *engine.spec.eos_ids}
+
+
+def _length(engine: Engine) -> int:
+    return min(_RESPONSE, engine.spec.max_length - _PROMPT - 1)
+
+
+class _Recorder(EagerPrograms):
+    """Runs node by node and notes the first plan of each kind."""
+
+    def __init__(self, package: Package) -> None:
+        super().__init__(package)
+        self.seen: dict[Any, StepPlan] = {}
+
+    def run(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        self.seen.setdefault((variant(plan), plan.batch == 1), plan)
+        with torch.no_grad():
+            return super().run(plan, inputs)
