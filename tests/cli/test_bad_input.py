@@ -17,6 +17,34 @@ QUOTA = (
 CASES = {
     "unknown model": ("compile nope -o OUT", 2, ["`nope`", "checkpoint folder's path"]),
     "model with a typo": ("generate embeded a", 2, ["`embeded`", "did you mean `embedded`?"]),
+    "no place for the artifact": ("compile embedded", 2, ["`--output` is missing", "-o"]),
+    "unknown back end to compile for": (
+        "compile embedded -o OUT --backend aott",
+        2,
+        ["'aott'", "did you mean `aot`?"],
+    ),
+    "plans that nothing is compiled for": (
+        "compile embedded -o OUT --plans SAFE",
+        2,
+        ["`--plans` means nothing where `--backend` is inductor"],
+    ),
+    "plans of `auto`": (
+        "compile embedded -o OUT --backend aot --plans auto",
+        2,
+        ["`auto` says no plans", "leave `--plans` out"],
+    ),
+    "a target with a typo": (
+        "compile ART --add-plan SAFE --target x86",
+        2,
+        ["`target`='x86'", "x86-64-v3"],
+    ),
+    "a back end beside --add-plan": (
+        "compile ART --add-plan SAFE --backend aot",
+        2,
+        ["`--backend` means nothing", "leave it out"],
+    ),
+    "programs of none rebuilt": ("rebuild ART", 2, ["no ahead-of-time programs", "--add-plan"]),
+    "programs that are not there": ("generate ART a --backend aot", 2, ["--backend aot"]),
     "unknown artifact": ("generate nope.dllm a", 1, ["`nope.dllm`", "`dllmc compile` makes one"]),
     "task with a typo": ("generate ART a --task copi", 2, ["`copi`", "did you mean `copy`?"]),
     "uneven quota": (

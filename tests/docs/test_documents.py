@@ -40,7 +40,7 @@ SHORTER = {
 }
 # They compile one model or more, as the README does.
 LONG = (
-    *("artifacts.md", "chat.md", "decoding.md", "foreign.md"),
+    *("ahead-of-time.md", "artifacts.md", "chat.md", "decoding.md", "foreign.md"),
     *("models.md", "traces.md", "tuning.md"),
 )
 BLOCK = re.compile(
