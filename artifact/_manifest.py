@@ -7,14 +7,12 @@ import hashlib
 import json
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dllmc.spec import ArtifactError, DenoiserSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, TOKENIZER, NOTICES = (
@@ -49,6 +47,7 @@ class Manifest(BaseModel):
         report: What each pass did.
         files: sha256 of every other file, by its relative path. Only these are ever read.
         binaries: File that lists ahead-of-time programs, if there are any.
+        sha256: Of everything above, see `sealed`; artifacts of early versions have none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,12 +67,23 @@ class Manifest(BaseModel):
     report: list[dict[str, Any]]
     files: dict[str, str]
     binaries: str | None = None
+    sha256: str | None = None
 
     def missing(self) -> list[str]:
         """Files that must be listed and are not."""
         needed = [WEIGHTS, self.records, *self.programs.values()]
         needed += [] if self.binaries is None else [self.binaries]
         return [name for name in needed if name not in self.files]
+
+
+def sealed(manifest: Manifest) -> Manifest:
+    """`manifest` with the hash of its content, which shows that nothing in it was changed."""
+    return manifest.model_copy(update={"sha256": _hash_content(manifest)})
+
+
+def _hash_content(manifest: Manifest) -> str:
+    content = manifest.model_dump_json(exclude={"sha256"})
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -93,7 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
     version = data.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"`{folder}` has artifact format {version} and this dllmc reads {FORMAT_VERSION}; "
+            f"`{path}` has artifact format {version} and this dllmc reads {FORMAT_VERSION}; "
             f"compile again, or use the dllmc that wrote it ({data.get('dllmc', 'unknown')})"
         )
     try:
@@ -104,6 +114,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"`{path}` is damaged at `{field}`: {first['msg']}; compile again"
         ) from None
+    if manifest.sha256 not in (None, _hash_content(manifest)):
+        raise ArtifactError(
+            f"`{path}` is not as it was written (its hash differs); copy the artifact again or "
+            "compile again"
+        )
     if manifest.missing():
         names = ", ".join(manifest.missing())
         raise ArtifactError(f"`{path}` has no hash of {names}; compile again")
@@ -126,11 +141,28 @@ def listed_files(folder: Path) -> set[str]:
     return {MANIFEST, *(files if isinstance(files, dict) else ())}
 
 
+def check_name(folder: Path, name: str) -> None:
+    """Raise `ArtifactError` unless `name` is that of a file inside an artifact."""
+    if name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
+        raise ArtifactError(f"the artifact `{folder}` names the file `{name}` outside itself")
+    if name == MANIFEST or "\\" in name or "\0" in name:
+        raise ArtifactError(
+            f"the artifact `{folder}` names {name!r}, which is no file of an artifact; do not use "
+            "it"
+        )
+
+
 def check_file(folder: Path, name: str, expected: str) -> None:
     """Raise `ArtifactError` unless `name` is the file of `folder` that was written."""
+    check_name(folder, name)
     file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(f"the artifact `{folder}` names the file `{name}` outside itself")
+    for part in (Path(name), *Path(name).parents[:-1]):
+        # A link could be pointed elsewhere after the hash was taken.
+        if (folder / part).is_symlink():
+            raise ArtifactError(
+                f"`{folder / part}` in the artifact is a link; copy the artifact with what it "
+                "points to (`cp -rL`)"
+            )
     if not file.is_file():
         raise ArtifactError(
             f"the artifact `{folder}` lacks `{name}`; copy it whole or compile again"

@@ -33,6 +33,7 @@ from dllmc.artifact._manifest import (
     listed_files,
     read_json,
     read_manifest,
+    sealed,
     write_atomically,
 )
 from dllmc.artifact.binaries import Binaries, Listing
@@ -132,7 +133,7 @@ def add_records(path: str | Path, records: list[dict[str, Any]]) -> None:
     write_atomically(folder / name, text)
     hashes = {k: v for k, v in manifest.files.items() if k != manifest.records} | {name: digest}
     updated = manifest.model_copy(update={"files": hashes, "records": name})
-    write_atomically(folder / MANIFEST, updated.model_dump_json(indent=1))
+    write_atomically(folder / MANIFEST, sealed(updated).model_dump_json(indent=1))
     if name != manifest.records:
         (folder / manifest.records).unlink(missing_ok=True)
 
@@ -217,7 +218,7 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
             "files": {file.relative_to(folder).as_posix(): hash_file(file) for file in written},
         }
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    (folder / MANIFEST).write_text(sealed(manifest).model_dump_json(indent=1))
 
 
 def _records_file(records: list[dict[str, Any]]) -> tuple[str, str, str]:

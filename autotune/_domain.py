@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dllmc.autotune._settling import build
 from dllmc.spec import ConfigError, TuningError, nearest
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import optuna
+
+# From a value of a range to the next, as a share of the range.
+_STEP: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,23 @@ class Domain:
         inside = self.high if value is None else min(max(value, self.low), self.high)
         return int(inside) if self.integer else inside
 
-    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+    def next_to(self, value: Any) -> list[Any]:
+        """Values beside `value`: the choices before and behind it, or a step up and down."""
+        if self.choices is not None:
+            at = self.choices.index(value)
+            return [self.choices[i] for i in (at - 1, at + 1) if 0 <= i < len(self.choices)]
+        found = []
+        for step in (-_STEP, _STEP):
+            if self.log:
+                near = value * (self.high / self.low) ** step
+            else:
+                near = value + step * (self.high - self.low)
+            if self.integer:
+                near = round(near) if round(near) != value else value + (1 if step > 0 else -1)
+            found.append(min(max(near, self.low), self.high))
+        return [near for near in found if near != value]
+
+    def suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial, name: str) -> Any:
         """A value for `trial`."""
         if self.choices is not None:
             fixed = len(self.choices) == 1

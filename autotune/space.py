@@ -8,6 +8,8 @@ import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+import optuna
+
 from dllmc.autotune._domain import Domain, narrow_kinds, narrow_knob
 from dllmc.autotune._settling import DECISIVE, build, largest_count, together, trimmed
 from dllmc.policies._exclusions import exclusion
@@ -18,8 +20,6 @@ from dllmc.spec import ConfigError, TuningError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import optuna
 
     from dllmc.policies._base import Knob, Policy
     from dllmc.spec import DenoiserSpec
@@ -58,7 +58,7 @@ class SearchSpace:
     kinds: Mapping[str, tuple[str, ...]]
     domains: Mapping[tuple[str, str], Mapping[str, Domain]]
 
-    def suggest(self, trial: optuna.Trial) -> DecodingConfig:
+    def suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial) -> DecodingConfig:
         """A configuration for `trial`.
 
         What an optimizer may choose on an axis must not depend on its other choices. So each axis
@@ -77,6 +77,15 @@ class SearchSpace:
             for name, domain in self.domains[axis, kind].items():
                 chosen[axis][name] = domain.suggest(trial, f"{axis}.{kind}.{name}")
         return self._settle(chosen)
+
+    def config_of(self, parameters: Mapping[str, Any]) -> DecodingConfig:
+        """What `suggest` makes of these parameters.
+
+        Raises:
+            ConfigError: As `suggest`.
+            ValueError: They are not of this space.
+        """
+        return self.suggest(optuna.trial.FixedTrial(dict(parameters)))
 
     def parameters(self, config: DecodingConfig) -> dict[str, Any] | None:
         """What `suggest` would have drawn for `config`, or for one that decodes the same.
@@ -103,6 +112,33 @@ class SearchSpace:
                     return None
                 if domain.choices is None or len(domain.choices) > 1:
                     found[f"{axis}.{policy.kind}.{name}"] = value
+        return found
+
+    def steps(self, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Parameters that differ from `parameters` in one choice: a kind, or a knob's next value.
+
+        A kind that comes in has the usual values of its knobs.
+        """
+        for name, value in parameters.items():
+            axis, _, rest = name.partition(".")
+            if rest == "kind":
+                others = {k: v for k, v in parameters.items() if not k.startswith(f"{axis}.")}
+                for kind in self.kinds[axis]:
+                    if kind != value:
+                        yield others | {name: kind} | self._usual_parameters(axis, kind)
+                continue
+            kind, _, knob = rest.partition(".")
+            for near in self.domains[axis, kind][knob].next_to(value):
+                yield {**parameters, name: near}
+
+    def _usual_parameters(self, axis: str, kind: str) -> dict[str, Any]:
+        policy, found = kinds_of(axis)[kind], dict[str, Any]()
+        for name, domain in self.domains[axis, kind].items():
+            if domain.choices is None or len(domain.choices) > 1:
+                default = policy.model_fields[name].get_default(call_default_factory=True)
+                same = self._same(policy, name, default, domain)
+                value = domain.nearest(default) if same is _NOT_IN_SPACE else same
+                found[f"{axis}.{kind}.{name}"] = value
         return found
 
     def _same(self, kind: type[Policy], name: str, value: Any, domain: Domain) -> Any:

@@ -61,6 +61,8 @@ def edit(artifact: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path = artifact / "manifest.json"
     data = json.loads(path.read_text())
     change(data)
+    # Whoever forges a manifest forges its hash too, or leaves it out.
+    data.pop("sha256")
     path.write_text(json.dumps(data))
 
 
@@ -201,12 +203,30 @@ def test_a_path_outside_the_artifact_is_refused(artifact: Path, name: str) -> No
         load_package(artifact)
 
 
-def test_a_link_out_of_the_artifact_is_refused(artifact: Path) -> None:
-    weights = artifact / "weights.safetensors"
-    moved = artifact.parent / "elsewhere"
-    shutil.move(weights, moved)
-    weights.symlink_to(moved)
-    with pytest.raises(ArtifactError, match=r"`weights\.safetensors` outside itself"):
+@pytest.mark.parametrize("name", ["weights.safetensors", "programs"])
+@pytest.mark.parametrize("place", ["elsewhere", "model.dllm/within"])
+def test_a_link_is_refused(artifact: Path, name: str, place: str) -> None:
+    moved = artifact.parent / place
+    shutil.move(artifact / name, moved)
+    (artifact / name).symlink_to(moved)
+    with pytest.raises(ArtifactError, match=rf"{name}` in the artifact is a link; copy"):
+        load_package(artifact)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "programs\\greedy.json", "a\0b"])
+def test_a_name_that_is_none_is_refused(artifact: Path, name: str) -> None:
+    edit(artifact, lambda data: data["files"].update({name: "0" * 64}))
+    with pytest.raises(ArtifactError, match="which is no file of an artifact"):
+        load_package(artifact)
+
+
+def test_a_changed_manifest_is_refused(artifact: Path) -> None:
+    path = artifact / "manifest.json"
+    text = path.read_text()
+    mask_id = package_of().spec.mask_id
+    assert text.count(f'"mask_id": {mask_id}') == 1
+    path.write_text(text.replace(f'"mask_id": {mask_id}', f'"mask_id": {mask_id - 1}'))
+    with pytest.raises(ArtifactError, match=r"manifest\.json` is not as it was written"):
         load_package(artifact)
 
 
