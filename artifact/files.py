@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -42,6 +46,13 @@ from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
 from dllmc.spec import ArtifactError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Seconds after which a folder beside its place counts as left by a writer that was killed: none
+# takes that long to copy the weights.
+_LEFT_AFTER = 24 * 3600.0
+
 
 def save_package(package: Package, path: str | Path, *, target: str | None = None) -> Path:
     """Write `package` as the folder `path`, replacing an artifact that stands there.
@@ -59,23 +70,56 @@ def save_package(package: Package, path: str | Path, *, target: str | None = Non
             not the artifact's.
     """
     destination = Path(path)
+    with appearing(destination) as staging:
+        _write(package, staging, target)
+    return destination
+
+
+@contextlib.contextmanager
+def appearing(destination: Path) -> Iterator[Path]:
+    """A folder to write an artifact into, which takes the place of `destination` when it is whole.
+
+    Raises:
+        ArtifactError: As for `save_package`.
+    """
     check_replaceable(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(destination)
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     retired = staging.with_name(f"{staging.name}.old")
     try:
-        _write(package, staging, target)
+        yield staging
         staging.chmod(0o755)
-        if destination.exists():
-            os.replace(destination, retired)
-        os.replace(staging, destination)
+        _take_place(staging, destination, retired)
     except BaseException:
         if retired.exists() and not destination.exists():
             os.replace(retired, destination)
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    shutil.rmtree(retired, ignore_errors=True)
-    return destination
+
+
+def _take_place(staging: Path, destination: Path, retired: Path) -> None:
+    """Rename `staging` to `destination`, and again where another writer has been faster."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(destination, retired)
+        try:
+            os.replace(staging, destination)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            shutil.rmtree(retired, ignore_errors=True)
+            return
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _remove_leftovers(destination: Path) -> None:
+    """Remove what writers have left that were killed long ago."""
+    for folder in destination.parent.glob(f".{glob.escape(destination.name)}-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _LEFT_AFTER:
+                shutil.rmtree(folder)
 
 
 def load_package(path: str | Path) -> Package:
@@ -110,8 +154,8 @@ def load_package(path: str | Path) -> Package:
         tokenizer=_read_tokenizer(folder / TOKENIZER) if TOKENIZER in listed else None,
         chat=_read_chat(folder) if TEMPLATE in listed else None,
         report=manifest.report,
-        records=_read_records(folder, manifest),
-        binaries=None if manifest.binaries is None else _read_binaries(folder, manifest.binaries),
+        records=read_records(folder, manifest),
+        binaries=None if manifest.binaries is None else read_binaries(folder, manifest.binaries),
         notices=(folder / NOTICES).read_text(encoding="utf-8") if NOTICES in listed else "",
     )
 
@@ -127,7 +171,7 @@ def add_records(path: str | Path, records: list[dict[str, Any]]) -> None:
     folder = Path(path)
     manifest = read_manifest(folder)
     check_file(folder, manifest.records, manifest.files[manifest.records])
-    known = {record["id"]: record for record in _read_records(folder, manifest)}
+    known = {record["id"]: record for record in read_records(folder, manifest)}
     known |= {record["id"]: record for record in records}
     name, digest, text = _records_file(list(known.values()))
     write_atomically(folder / name, text)
@@ -155,20 +199,42 @@ def check_replaceable(path: str | Path) -> None:
         ArtifactError: As for `save_package`.
     """
     destination = Path(path)
-    if not destination.exists():
-        return
+    while True:
+        folder = _identity(destination)
+        if folder is None:
+            return
+        try:
+            reason = _why_not_replaced(destination)
+        except FileNotFoundError:
+            continue
+        # Another writer may have replaced it in the middle.
+        if _identity(destination) == folder:
+            break
+    if reason is not None:
+        raise ArtifactError(reason)
+
+
+def _identity(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _why_not_replaced(destination: Path) -> str | None:
     if not is_artifact(destination):
-        raise ArtifactError(f"`{destination}` exists and is no artifact; choose another path")
+        return f"`{destination}` exists and is no artifact; choose another path"
     files = {str(f.relative_to(destination)) for f in destination.rglob("*") if not f.is_dir()}
     # An interrupted `add_records` may have left a file of its own.
     strangers = {
         name for name in files - listed_files(destination) if not name.startswith("records-")
     }
-    if strangers:
-        raise ArtifactError(
-            f"`{destination}` holds `{min(strangers)}`, which is not the artifact's and would be "
-            "lost; move it, or choose another path"
-        )
+    if not strangers:
+        return None
+    return (
+        f"`{destination}` holds `{min(strangers)}`, which is not the artifact's and would be "
+        "lost; move it, or choose another path"
+    )
 
 
 def _write(package: Package, folder: Path, target: str | None) -> None:
@@ -228,7 +294,7 @@ def _records_file(records: list[dict[str, Any]]) -> tuple[str, str, str]:
     return f"records-{digest[:16]}.json", digest, text
 
 
-def _read_binaries(folder: Path, name: str) -> Binaries:
+def read_binaries(folder: Path, name: str) -> Binaries:
     try:
         listing = Listing.model_validate(read_json(folder / name))
     except ValidationError as error:
@@ -244,7 +310,7 @@ def _read_binaries(folder: Path, name: str) -> Binaries:
     return Binaries(listing, files)
 
 
-def _read_records(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
+def read_records(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
     records = read_json(folder / manifest.records)
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise ArtifactError(f"`{folder / manifest.records}` is damaged; compile again")

@@ -13,10 +13,13 @@ from dllmc.cli import (
     doctor,
     explain,
     generate,
+    inspect,
+    pack,
     rebuild,
     retarget,
     trace,
     tune,
+    unpack,
 )
 from dllmc.cli._group import Group
 
@@ -48,7 +51,8 @@ def _options(
     """A compiler and auto-tuner for diffusion language models."""
 
 
-for module in (compile, rebuild, generate, tune, retarget, bench, explain, trace, doctor):
+_COMMANDS = (compile, rebuild, inspect, pack, unpack, generate, tune, retarget)
+for module in (*_COMMANDS, bench, explain, trace, doctor):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(db.app, name="db")
 

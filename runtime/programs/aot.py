@@ -7,6 +7,7 @@ every input is checked here before it runs.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,15 +62,18 @@ class AotPrograms(Programs):
         self._known = {program.kind: program for program in self._binaries.listing.programs}
         self._runners: dict[str, Any] = {}
         self._linked: dict[tuple[object, ...], LinkedProgram] = {}
+        # A library runs in one thread at a time, and whoever waits for it keeps Python's lock,
+        # which operators that are written in Python need: threads wait here instead.
+        self._running = threading.Lock()
 
     def fit(self, plan: StepPlan) -> StepPlan:
         return padded(plan)
 
     def run(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> Statistics:
         kind = kind_of(plan)
-        if kind not in self._linked:
-            self._linked[kind] = self._link(kind, plan)
-        with torch.no_grad():
+        with self._running, torch.no_grad():
+            if kind not in self._linked:
+                self._linked[kind] = self._link(kind, plan)
             return self._linked[kind](plan, inputs)
 
     def _link(self, kind: tuple[object, ...], plan: StepPlan) -> LinkedProgram:

@@ -4,7 +4,13 @@ import copy
 import dataclasses
 import functools
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -387,3 +393,48 @@ def test_hashes_follow_names_types_shapes_and_contents() -> None:
     assert files.hash_weights(reordered) == files.hash_weights(base)
     strided = base | {"a": torch.arange(12.0)[::2] / 2}
     assert files.hash_weights(strided) == files.hash_weights(base)
+
+
+def test_writers_of_one_place_do_not_destroy_each_other(tmp_path: Path) -> None:
+    place = tmp_path / "model.dllm"
+    packages = [package_of(), package_of(weight_tying=True)]
+
+    def write(number: int) -> None:
+        save_package(packages[number % 2], place)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(40)))
+    written = {package.weights_sha256 for package in packages}
+    assert load_package(place).weights_sha256 in written
+    assert list(tmp_path.iterdir()) == [place]
+
+
+KILLED = """
+import sys
+from dllmc.artifact import load_package, save_package
+package = load_package(sys.argv[1])
+print("ready", flush=True)
+while True:
+    save_package(package, sys.argv[2])
+"""
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_artifact_or_none(
+    artifact: Path, tmp_path: Path
+) -> None:
+    place, rng = tmp_path / "place" / "other.dllm", random.Random(0)
+    place.parent.mkdir()
+    for _ in range(4):
+        command = [sys.executable, "-c", KILLED, str(artifact), str(place)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(rng.uniform(0.005, 0.1))
+            writer.kill()
+        if place.exists():
+            assert load_package(place).weights_sha256 == package_of().weights_sha256
+    left = [f for f in place.parent.iterdir() if f != place]
+    for folder in left:
+        os.utime(folder, (0, 0))
+    save_package(package_of(), place)
+    assert list(place.parent.iterdir()) == [place]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -118,6 +119,14 @@ def test_all_programs_read_one_copy_of_the_weights(package: Package) -> None:
     held = {w.data_ptr() for graph in package.graphs.values() for w in graph.buffers()}
     assert len(read) == 2
     assert read[0] == read[1] <= held
+
+
+def test_threads_of_one_engine_decode_as_alone(package: Package) -> None:
+    engine, jobs = Engine(package), PROMPTS * 8
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda p: engine.generate(p, max_new_tokens=9).tokens, jobs))
+    alone = compiled_model(SHAPE).engine(backend="eager")
+    assert together == [alone.generate(p, max_new_tokens=9).tokens for p in jobs]
 
 
 def test_what_there_is_no_program_for_is_named_with_how_to_add_it(engine: Engine) -> None:

@@ -1,0 +1,60 @@
+"""What an artifact is, from its manifest and small files: weights are not read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dllmc.artifact._manifest import NOTICES, WEIGHTS, Manifest, check_file, read_manifest
+from dllmc.artifact.files import read_binaries, read_records
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dllmc.artifact.binaries import Listing
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An artifact without its weights.
+
+    Attributes:
+        manifest: What it says of itself.
+        sizes: Bytes of every file.
+        records: Tuning records that it ships, as JSON values.
+        listing: Its ahead-of-time programs, or None.
+        notices: Licence notes.
+    """
+
+    manifest: Manifest
+    sizes: Mapping[str, int]
+    records: list[dict[str, Any]]
+    listing: Listing | None
+    notices: str
+
+
+def summarise(path: str | Path) -> Summary:
+    """What the artifact at `path` is; every file but the weights is checked.
+
+    Raises:
+        ArtifactError: The folder is no artifact, or a file is damaged or missing.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        if name != WEIGHTS:
+            check_file(folder, name, expected)
+    sizes = {
+        name: (folder / name).stat().st_size if (folder / name).is_file() else 0
+        for name in manifest.files
+    }
+    binaries = manifest.binaries and read_binaries(folder, manifest.binaries)
+    has_notices = NOTICES in manifest.files
+    return Summary(
+        manifest=manifest,
+        sizes=sizes,
+        records=read_records(folder, manifest),
+        listing=binaries.listing if binaries else None,
+        notices=(folder / NOTICES).read_text(encoding="utf-8") if has_notices else "",
+    )
