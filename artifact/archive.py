@@ -19,6 +19,7 @@ from dllmc.artifact._manifest import (
     read_manifest,
 )
 from dllmc.artifact.files import appearing
+from dllmc.artifact.signature import SIGNATURE
 from dllmc.spec import ArtifactError
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ _MODE = 0o644
 def pack(artifact: str | Path, archive: str | Path) -> Path:
     """Write the artifact folder as one uncompressed tar file.
 
-    What the manifest does not list is left out. Names are sorted, and times, owners and modes
-    are the same for all, so that the bytes follow from the artifact's content alone.
+    What the manifest does not list is left out, but for a signature. Names are sorted, and times,
+    owners and modes are the same for all, so that the bytes follow from the content alone.
 
     Args:
         artifact: Folder, of which every file is checked first.
@@ -47,7 +48,8 @@ def pack(artifact: str | Path, archive: str | Path) -> Path:
     if destination.is_dir():
         raise ArtifactError(f"`{destination}` is a folder; give the name of a file")
     with _appearing(destination) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
-        for name in (MANIFEST, *sorted(manifest.files)):
+        signed = [SIGNATURE] if (folder / SIGNATURE).is_file() else []
+        for name in (MANIFEST, *sorted([*manifest.files, *signed])):
             with (folder / name).open("rb") as content:
                 entry = tarfile.TarInfo(name)
                 entry.size, entry.mode = (folder / name).stat().st_size, _MODE
@@ -112,7 +114,7 @@ def _check_unpacked(folder: Path, source: Path) -> None:
     for name, expected in manifest.files.items():
         check_file(folder, name, expected)
     found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
-    strangers = found - listed_files(folder)
+    strangers = found - listed_files(folder) - {SIGNATURE}
     if strangers:
         raise ArtifactError(
             f"`{source}` holds `{min(strangers)}`, which the manifest does not list; do not use it"

@@ -44,6 +44,7 @@ from dllmc.artifact.binaries import Binaries, Listing
 from dllmc.artifact.chat import ChatTemplate
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
+from dllmc.artifact.signature import SIGNATURE, check_signature
 from dllmc.spec import ArtifactError
 
 if TYPE_CHECKING:
@@ -122,17 +123,25 @@ def _remove_leftovers(destination: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def load_package(path: str | Path) -> Package:
+def load_package(path: str | Path, *, public_key: str | Path | None = None) -> Package:
     """Read an artifact.
 
     Version and target are checked first, then the hash of every file, and only then is anything
     built. Nothing is unpickled, and no file is read that the manifest does not list.
 
+    Args:
+        path: Of the folder.
+        public_key: PEM file of the key that must have signed it; None is any.
+
     Raises:
-        ArtifactError: The folder is no artifact, is damaged, or is of another format version.
+        ArtifactError: The folder is no artifact, is damaged, is of another format version, or is
+            not signed with the key.
+        UsageError: The key cannot be read.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
+    if public_key is not None:
+        check_signature(folder, public_key)
     for name, expected in manifest.files.items():
         check_file(folder, name, expected)
     try:
@@ -226,9 +235,8 @@ def _why_not_replaced(destination: Path) -> str | None:
         return f"`{destination}` exists and is no artifact; choose another path"
     files = {str(f.relative_to(destination)) for f in destination.rglob("*") if not f.is_dir()}
     # An interrupted `add_records` may have left a file of its own.
-    strangers = {
-        name for name in files - listed_files(destination) if not name.startswith("records-")
-    }
+    known = {*listed_files(destination), SIGNATURE}
+    strangers = {name for name in files - known if not name.startswith("records-")}
     if not strangers:
         return None
     return (

@@ -17,6 +17,7 @@ from dllmc.cli import (
     pack,
     rebuild,
     retarget,
+    sign,
     trace,
     tune,
     unpack,
@@ -51,7 +52,7 @@ def _options(
     """A compiler and auto-tuner for diffusion language models."""
 
 
-_COMMANDS = (compile, rebuild, inspect, pack, unpack, generate, tune, retarget)
+_COMMANDS = (compile, rebuild, inspect, sign, pack, unpack, generate, tune, retarget)
 for module in (*_COMMANDS, bench, explain, trace, doctor):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(db.app, name="db")

@@ -23,15 +23,23 @@ _SHOWN = ("max_length", "prompt_slots", "block_length", "attention", "vocab_size
 
 def command(
     artifact: Annotated[str, typer.Argument(help="Folder that `dllmc compile` wrote.")],
+    public_key: Annotated[
+        str | None, typer.Option(metavar="PEM", help="Check that this key has signed it.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what ARTIFACT is: model, programs and targets, files, records, licence."""
+    from dllmc.artifact.signature import check_signature
     from dllmc.artifact.summary import summarise
 
+    if public_key is not None:
+        check_signature(artifact, public_key)
     found = summarise(artifact)
     if json:
         print_json(_facts(artifact, found))
         return
+    if public_key is not None:
+        say(f"signed with the key of {public_key}\n")
     for name, value in _lines(found):
         say(f"{name:10} {value}")
     if found.listing is not None:

@@ -85,13 +85,15 @@ class Engine:
         self.smoked: dict[SmokeKey, SmokeResult] = {}
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> Engine:
-        """An engine over the artifact at `path`.
+    def load(
+        cls, path: str | Path, *, public_key: str | Path | None = None, **options: Any
+    ) -> Engine:
+        """An engine over the artifact at `path`; with a key, only if it is signed with that.
 
         Raises:
-            ArtifactError: The artifact is damaged or of another version.
+            ArtifactError: The artifact is damaged, of another version, or not signed so.
         """
-        return cls(load_package(path), **options)
+        return cls(load_package(path, public_key=public_key), **options)
 
     def _auxiliary(self, given: Any) -> Auxiliary:
         package = load_package(given) if isinstance(given, str | Path) else given

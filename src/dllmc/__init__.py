@@ -252,7 +252,8 @@ def load(path: str | Path, **options: Any) -> Engine:
 
     Args:
         path: Folder that `CompiledModel.save` or `dllmc compile` wrote.
-        options: Of `dllmc.runtime.Engine`: `backend`, `device`, `database`.
+        options: Of `dllmc.runtime.Engine`: `backend`, `device`, `database`; and `public_key`, the
+            PEM file of the key that must have signed the artifact.
 
     Raises:
         ArtifactError: The artifact is damaged or of another version.
