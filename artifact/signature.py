@@ -35,10 +35,12 @@ def sign(artifact: str | Path, private_key: str | Path) -> Path:
         check_file(folder, name, expected)
     signing, hashing = _library()
     where = folder / SIGNATURE
+    # The library compares paths, and makes those of files absolute.
+    absolute = folder.resolve()
     _check_key(private_key)
     try:
         config = signing.signing.Config().use_elliptic_key_signer(private_key=Path(private_key))
-        config.set_hashing_config(hashing([where])).sign(folder, where)
+        config.set_hashing_config(hashing([absolute / SIGNATURE])).sign(absolute, where)
     except Exception as error:  # of several libraries
         raise UsageError(
             f"`{private_key}` cannot sign ({_line(error)}); give an elliptic-curve private key in "
@@ -74,7 +76,8 @@ def check_signature(artifact: str | Path, public_key: str | Path) -> None:
             f"`{public_key}` is no public key ({_line(error)}); give one in PEM"
         ) from error
     try:
-        config.set_hashing_config(hashing([where])).verify(folder, where)
+        absolute = folder.resolve()
+        config.set_hashing_config(hashing([absolute / SIGNATURE])).verify(absolute, where)
     except Exception as error:  # of several libraries
         raise ArtifactError(
             f"`{folder}` is not what the holder of `{public_key}` signed ({_line(error)}); do not "

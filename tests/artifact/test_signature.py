@@ -61,6 +61,15 @@ def test_what_was_signed_is_loaded_with_the_key(artifact: Path, tmp_path: Path) 
     assert Engine.load(artifact, public_key=public).generate([1], max_new_tokens=2)
 
 
+def test_paths_may_be_relative(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys(tmp_path, "mine")
+    monkeypatch.chdir(tmp_path)
+    sign(artifact.name, "mine.pem")
+    assert load_package(artifact.name, public_key="mine.pub").name == "tiny"
+
+
 def test_another_key_is_refused(artifact: Path, tmp_path: Path) -> None:
     sign(artifact, keys(tmp_path, "mine")[0])
     with pytest.raises(ArtifactError, match=r"is not what the holder of `.*other\.pub` signed"):
