@@ -103,8 +103,9 @@ def read_manifest(folder: Path) -> Manifest:
     version = data.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"`{path}` has artifact format {version} and this dllmc reads {FORMAT_VERSION}; "
-            f"compile again, or use the dllmc that wrote it ({data.get('dllmc', 'unknown')})"
+            f"`{folder}` has artifact format {version} and this dllmc reads {FORMAT_VERSION} (says "
+            f"{MANIFEST}); compile again, or use the dllmc that wrote it "
+            f"({data.get('dllmc', 'unknown')})"
         )
     try:
         manifest = Manifest.model_validate(data)

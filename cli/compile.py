@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _REMARKS = {
     "inductor": (
-        "The artifact holds the rewritten graph and the weights. Decoding with it compiles the "
+        "The artifact holds the rewritten graph and the weights: decoding with it compiles the "
         "graph first, which Inductor's cache shortens the second time; `--backend aot` compiles "
         "now."
     ),

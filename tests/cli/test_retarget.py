@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 # Nothing that a random model answers is right, so that few prompts confirm anything.
 WORK = ("--batch", 4, "--max-new-tokens", 8, "--margin", 0.3)
-SEARCH = ("--trials", 2, "--space", "commit=quota", "--space", "commit.steps=2")
+# With more trials the pick among equals is up to the clock.
+SEARCH = ("--trials", 1, "--space", "commit=quota", "--space", "commit.steps=2")
 
 
 def test_a_record_for_another_batch_comes_from_the_evidence_of_a_job(
