@@ -103,8 +103,8 @@ def read_manifest(folder: Path) -> Manifest:
     version = data.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"`{folder}` has artifact format {version} and this dllmc reads {FORMAT_VERSION} (says "
-            f"{MANIFEST}); compile again, or use the dllmc that wrote it "
+            f"`{folder}` has artifact format {version} and this dllmc reads {FORMAT_VERSION} "
+            f"(says {MANIFEST}); compile again, or use the dllmc that wrote it "
             f"({data.get('dllmc', 'unknown')})"
         )
     try:
