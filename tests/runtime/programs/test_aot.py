@@ -18,6 +18,8 @@ from lockstep.drawn import SHAPES, Shape, batches, compiled_model, model_of
 
 from dllmc.artifact import load_package, save_package
 from dllmc.artifact.binaries import Target
+from dllmc.compiler import compile_model
+from dllmc.models import load_model
 from dllmc.policies.config import SAFE, SPEED_BASELINE
 from dllmc.runtime import target as targets
 from dllmc.runtime.build import plans_of, rebuilt, with_programs
@@ -282,3 +284,18 @@ def test_programs_are_rebuilt_from_the_artifact_alone(artifact: Path, tmp_path: 
     assert again.generate(PROMPTS, max_new_tokens=9).tokens == before.tokens
     assert made.binaries is not None
     assert made.binaries.listing.target.isa == "native"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["dream-tiny", "fast-dllm-v2-tiny", "llada2-tiny", "sdar-moe-tiny"]
+)
+def test_other_architectures_decode_as_eagerly(name: str, tmp_path: Path) -> None:
+    compiled = compile_model(load_model(f"random:{name}"), engine_of=Engine, backend="eager")
+    package = with_programs(compiled.package, [SPEED_BASELINE])
+    engine = Engine.load(save_package(package, tmp_path / "other.dllm"))
+    eager = compiled.engine()
+    for prompts in ([[5, 6, 7]], [[5, 6, 7], [9, 8, 7, 6]]):
+        out = engine.generate(prompts, config=SPEED_BASELINE, max_new_tokens=32)
+        expected = eager.generate(prompts, config=SPEED_BASELINE, max_new_tokens=32)
+        assert (out.tokens, out.nfe) == (expected.tokens, expected.nfe)
