@@ -22,6 +22,7 @@ MANIFEST, WEIGHTS, TOKENIZER, NOTICES = (
     "NOTICES.txt",
 )
 BINARIES = "programs/aot.json"
+EXPORTS = "programs/onnx.json"
 # As in a checkpoint, so that the two files mean the same wherever they stand.
 TEMPLATE, SPECIAL_TOKENS = "chat_template.jinja", "special_tokens_map.json"
 _FORMAT: Literal["dllmc artifact"] = "dllmc artifact"
@@ -47,6 +48,7 @@ class Manifest(BaseModel):
         report: What each pass did.
         files: sha256 of every other file, by its relative path. Only these are ever read.
         binaries: File that lists ahead-of-time programs, if there are any.
+        exports: File that lists programs for ONNX runtimes, if there are any.
         sha256: Of everything above, see `sealed`; artifacts of early versions have none.
     """
 
@@ -57,7 +59,7 @@ class Manifest(BaseModel):
     dllmc: str
     torch: str
     name: str
-    backend: Literal["eager", "inductor", "aot"]
+    backend: Literal["eager", "inductor", "aot", "onnxruntime"]
     target: Literal["cpu", "cuda"]
     dtype: Literal["float32", "float64", "bfloat16", "float16"]
     spec: DenoiserSpec
@@ -67,12 +69,13 @@ class Manifest(BaseModel):
     report: list[dict[str, Any]]
     files: dict[str, str]
     binaries: str | None = None
+    exports: str | None = None
     sha256: str | None = None
 
     def missing(self) -> list[str]:
         """Files that must be listed and are not."""
         needed = [WEIGHTS, self.records, *self.programs.values()]
-        needed += [] if self.binaries is None else [self.binaries]
+        needed += [name for name in (self.binaries, self.exports) if name is not None]
         return [name for name in needed if name not in self.files]
 
 
@@ -82,7 +85,9 @@ def sealed(manifest: Manifest) -> Manifest:
 
 
 def _hash_content(manifest: Manifest) -> str:
-    content = manifest.model_dump_json(exclude={"sha256"})
+    # A field that came later counts where it is set: older artifacts were hashed without it.
+    left_out = {"sha256", *(["exports"] if manifest.exports is None else [])}
+    content = manifest.model_dump_json(exclude=left_out)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from dllmc.artifact._manifest import (
     BINARIES,
+    EXPORTS,
     FORMAT_VERSION,
     MANIFEST,
     NOTICES,
@@ -42,6 +43,7 @@ from dllmc.artifact._manifest import (
 )
 from dllmc.artifact.binaries import Binaries, Listing
 from dllmc.artifact.chat import ChatTemplate
+from dllmc.artifact.exports import read_exports, write_exports
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
 from dllmc.artifact.signature import SIGNATURE, check_signature
@@ -165,6 +167,7 @@ def load_package(path: str | Path, *, public_key: str | Path | None = None) -> P
         report=manifest.report,
         records=read_records(folder, manifest),
         binaries=None if manifest.binaries is None else read_binaries(folder, manifest.binaries),
+        exports=None if manifest.exports is None else read_exports(folder, manifest.exports),
         notices=(folder / NOTICES).read_text(encoding="utf-8") if NOTICES in listed else "",
     )
 
@@ -253,6 +256,8 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
     save_file(
         {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, folder / WEIGHTS
     )
+    # Safetensors lets nobody but the owner read it.
+    (folder / WEIGHTS).chmod(0o644)
     (folder / "programs").mkdir()
     programs = {}
     for statistics, graph in package.graphs.items():
@@ -263,6 +268,9 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
             shutil.copyfile(file, folder / name)
         listing = package.binaries.listing.model_dump_json(indent=1)
         (folder / BINARIES).write_text(listing)
+    if package.exports is not None:
+        write_exports(package.exports, folder, WEIGHTS)
+        (folder / EXPORTS).write_text(package.exports.listing.model_dump_json(indent=1))
     if package.tokenizer is not None:
         package.tokenizer.save(str(folder / TOKENIZER))
     if package.chat is not None:
@@ -288,6 +296,7 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
             "programs": programs,
             "records": records,
             "binaries": None if package.binaries is None else BINARIES,
+            "exports": None if package.exports is None else EXPORTS,
             "report": package.report,
             "files": {file.relative_to(folder).as_posix(): hash_file(file) for file in written},
         }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dllmc.artifact.binaries import Binaries
     from dllmc.artifact.chat import ChatTemplate
+    from dllmc.artifact.exports import Exports
     from dllmc.spec import DenoiserSpec
 
 
@@ -27,7 +28,7 @@ class Package:
         name: Of the model.
         spec: Of the denoiser.
         dtype: Of weights and activations, as torch spells it.
-        backend: How steps run: `eager`, `inductor` or `aot`.
+        backend: How steps run: `eager`, `inductor`, `aot` or `onnxruntime`.
         graphs: The lowered step by statistics set, `greedy` and `sampled`. Inputs by name:
             `tokens`, `positions`, `slots` `[B, W]`, `head_rows` `[B, R]`, `key_limit` `[B]`,
             `keys_i` and `values_i` `[B, G, S, D]`; `sampled` adds `temperature`, `seed`,
@@ -39,6 +40,7 @@ class Package:
         records: Tuning records that ship with the model, as JSON values.
         notices: Licence notes that travel with the weights.
         binaries: Ahead-of-time programs, or None.
+        exports: Programs for ONNX runtimes, or None.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Package:
     records: list[dict[str, Any]] = field(default_factory=list)
     notices: str = ""
     binaries: Binaries | None = None
+    exports: Exports | None = None
 
     @functools.cached_property
     def graph_sha256(self) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dllmc.compiler._adapter import Example
     from dllmc.passes import PassConfig, PassResult
 
-Backend = Literal["eager", "inductor", "aot"]
+Backend = Literal["eager", "inductor", "aot", "onnxruntime"]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,19 @@ import importlib
 import pkgutil
 
 from dllmc.kernels._choice import default_implementations
-from dllmc.kernels._library import canonical, canonical_names, implementation, implementations
+from dllmc.kernels._library import (
+    bodies,
+    canonical,
+    canonical_names,
+    implementation,
+    implementations,
+)
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "bodies",
     "canonical",
     "canonical_names",
     "default_implementations",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NAMESPACE = "dllmc"
 _library = torch.library.Library(NAMESPACE, "DEF")
 _implementations: dict[str, set[str]] = {}
+# By overload, `name.default` of canonical operators and helpers among them.
+_bodies: dict[str, Callable[..., Any]] = {}
 
 
 def define(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -34,6 +36,7 @@ def define(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         _library.define(signature)
         _library.impl(name, function, "CompositeImplicitAutograd")
         _implementations[name] = set()
+        _bodies[f"{name}.default"] = function
         implement(name, "torch", signature)(function)
         return function
 
@@ -65,6 +68,8 @@ def implement(
         if fake is not None:
             torch.library.register_fake(f"{NAMESPACE}::{overload}", fake, lib=_library)
         _implementations[name].add(implementation)
+        if opaque_on is None:
+            _bodies[overload] = function
         return function
 
     return register
@@ -85,9 +90,15 @@ def opaque(
         _library.define(signature)
         _library.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
+        _bodies[f"{name}.default"] = function
         return function
 
     return register
+
+
+def bodies() -> dict[Overload, Callable[..., Any]]:
+    """What operators and helpers compute in plain torch, for exporters: nobody else knows them."""
+    return {implementation(*name.split(".")): body for name, body in _bodies.items()}
 
 
 def canonical(name: str) -> Overload:

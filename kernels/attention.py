@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from dllmc.kernels._library import define
+from dllmc.kernels._library import define, implement
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CACHED = (
+    "cached_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, "
+    "Tensor slots, Tensor key_limit, float scale, Tensor? query_positions=None, "
+    "Tensor? key_positions=None, Tensor? bias=None, Tensor? mask=None) -> Tensor"
+)
 
 
 @define("row_positions(Tensor tokens) -> Tensor")
@@ -82,11 +88,7 @@ def attention(
     return _attend(q, k, v, seen, scale)
 
 
-@define(
-    "cached_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, "
-    "Tensor slots, Tensor key_limit, float scale, Tensor? query_positions=None, "
-    "Tensor? key_positions=None, Tensor? bias=None, Tensor? mask=None) -> Tensor"
-)
+@define(CACHED)
 def cached_attention(
     q: Tensor,
     k: Tensor,
@@ -122,14 +124,30 @@ def cached_attention(
         mask: `[B, H or 1, W or 1, S]`, as for `attention`.
     """
     write_cache(k, v, keys, values, slots)
-    if key_limit.dim() == 1:
-        visible = (torch.arange(keys.shape[2], device=k.device) < key_limit[:, None])[:, None]
-    else:
-        assert key_positions is not None
-        visible = key_positions[:, None] < key_limit[..., None]
-    seen = visible[:, None]
-    added = _added(bias, query_positions, key_positions, mask, q.dtype)
-    return _attend(q, keys, values, seen if added is None else _joined(seen, added), scale)
+    seen = _seen(q, keys, key_limit, query_positions, key_positions, bias, mask)
+    return _attend(q, keys, values, seen, scale)
+
+
+@implement("cached_attention", "full_mask", CACHED)
+def cached_attention_full_mask(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    key_limit: Tensor,
+    scale: float,
+    query_positions: Tensor | None = None,
+    key_positions: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`cached_attention` with a mask `[B, H or 1, W, S]`: ONNX Runtime broadcasts no queries."""
+    write_cache(k, v, keys, values, slots)
+    seen = _seen(q, keys, key_limit, query_positions, key_positions, bias, mask)
+    seen = seen.expand(q.shape[0], seen.shape[1], q.shape[2], keys.shape[2])
+    return _attend(q, keys, values, seen, scale)
 
 
 @define("write_cache(Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor slots) -> ()")
@@ -147,6 +165,25 @@ def write_cache(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tenso
     heads = torch.arange(k.shape[1], device=k.device)[None, :, None]
     keys.index_put_((batch, heads, slots[:, None]), k)
     values.index_put_((batch, heads, slots[:, None]), v)
+
+
+def _seen(
+    q: Tensor,
+    keys: Tensor,
+    key_limit: Tensor,
+    query_positions: Tensor | None,
+    key_positions: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """Which slots each query of `cached_attention` sees, or what is added to the scores."""
+    if key_limit.dim() == 1:
+        visible = (torch.arange(keys.shape[2], device=q.device) < key_limit[:, None])[:, None]
+    else:
+        assert key_positions is not None
+        visible = key_positions[:, None] < key_limit[..., None]
+    added = _added(bias, query_positions, key_positions, mask, q.dtype)
+    return visible[:, None] if added is None else _joined(visible[:, None], added)
 
 
 def _added(

@@ -9,6 +9,7 @@ from dllmc.runtime.programs import (
     CapturedPrograms,
     EagerPrograms,
     InductorPrograms,
+    OnnxPrograms,
     Programs,
 )
 from dllmc.spec import UsageError, nearest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from dllmc.artifact import Package
 
-BACKENDS: Final = ("eager", "inductor", "aot")
+BACKENDS: Final = ("eager", "inductor", "aot", "onnxruntime")
 
 
 def programs_of(
@@ -32,7 +33,7 @@ def programs_of(
         device: Where.
         capture: Whether compiled steps are captured as CUDA graphs.
         helper: Whether the package is one that a policy asks beside the model: run node by node
-            where it brings no ahead-of-time programs.
+            where it brings no programs for the back end.
 
     Raises:
         ArtifactError: Its ahead-of-time programs are for another machine.
@@ -40,8 +41,11 @@ def programs_of(
     """
     if backend not in BACKENDS:
         raise UsageError(f"`backend`={backend!r} is unknown; {nearest(backend, BACKENDS)}")
-    if backend == "eager" or (backend == "aot" and helper and package.binaries is None):
+    made = {"aot": package.binaries, "onnxruntime": package.exports}
+    if backend == "eager" or (helper and backend in made and made[backend] is None):
         return EagerPrograms(package)
+    if backend == "onnxruntime":
+        return OnnxPrograms(package, device)
     compiled: Programs
     if backend == "aot":
         compiled = AotPrograms(package, device)

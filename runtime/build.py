@@ -95,6 +95,40 @@ def rebuilt(
     return _built(package, plans, target_for(target, device_of(package)), None, tell)
 
 
+def with_exports(
+    package: Package,
+    configs: Iterable[DecodingConfig],
+    *,
+    opset: int = 23,
+    add: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Package:
+    """`package` with ONNX programs for `configs`, as its own back end `onnxruntime`.
+
+    Args:
+        package: Compiled for any back end.
+        configs: Ways to decode, as for `with_programs`.
+        opset: Version of ONNX's operators, 23 or 24.
+        add: Keep the programs that it has, whose opset then counts.
+        tell: Called with what is exported next.
+
+    Raises:
+        ConfigError: A configuration does not fit the model.
+        PlanError: A plan cannot be exported, or asks for what the graphs do not give.
+        UsageError: There is no such opset, or the packages of the extra `onnx` are missing.
+    """
+    # Importing the exporter takes seconds.
+    from dllmc.runtime.programs._export_onnx import OnnxBuilder
+
+    builder = OnnxBuilder(device_of(package), opset, package.exports if add else None)
+    programs = EagerPrograms(package)
+    for plan in plans_of(package, configs):
+        if not builder.has(plan):
+            tell(f"exporting {plan.statistics}, {plan.mask}, {plan.inputs}")
+            builder.add(plan, programs.graph(plan))
+    return dataclasses.replace(package, backend="onnxruntime", exports=builder.finish())
+
+
 def plan_of(program: Program, dtype: str) -> StepPlan:
     """A plan that `program` runs; its sizes do not count."""
     heads = 0 if program.statistics == "none" else 1
@@ -119,7 +153,7 @@ def plans_of(package: Package, configs: Iterable[DecodingConfig]) -> list[StepPl
     Raises:
         ConfigError: One does not fit the model.
     """
-    engine = Engine(dataclasses.replace(package, backend="eager", binaries=None))
+    engine = Engine(dataclasses.replace(package, backend="eager", binaries=None, exports=None))
     recorder = _Recorder(package)
     engine.programs = recorder
     word = next(token for token in range(engine.spec.vocab_size) if token not in _special(engine))

@@ -5,6 +5,7 @@ from dllmc.runtime.programs.base import Programs, cache_shapes
 from dllmc.runtime.programs.captured import CapturedPrograms
 from dllmc.runtime.programs.eager import EagerPrograms
 from dllmc.runtime.programs.inductor import InductorPrograms
+from dllmc.runtime.programs.onnx import OnnxPrograms
 from dllmc.runtime.programs.selects import Selects
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CapturedPrograms",
     "EagerPrograms",
     "InductorPrograms",
+    "OnnxPrograms",
     "Programs",
     "Selects",
     "cache_shapes",

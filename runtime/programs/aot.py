@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dllmc.artifact import weights_of
-from dllmc.runtime.programs.base import Programs, Statistics, padded, sizes_of
+from dllmc.runtime.programs._checked import CheckedInputs
+from dllmc.runtime.programs.base import Programs, Statistics, padded
 from dllmc.runtime.target import check_target
 from dllmc.spec import ArtifactError, PlanError, UsageError
 
@@ -126,14 +127,10 @@ class LinkedProgram:
         self, program: Program, steps: Sequence[Step], device: torch.device, spec: DenoiserSpec
     ) -> None:
         self._steps = steps
-        self._device_type = device.type
-        self._spec = spec
-        self._takes = [
-            (name, getattr(torch, take.dtype), take.sizes) for name, take in program.takes.items()
-        ]
+        self._checked = CheckedInputs(program.takes, device, spec)
         self._gives = program.gives
         places = [place for call in program.calls for _, place in call.gives]
-        self._blank = [None] * (max(places, default=-1) + 1 - len(self._takes))
+        self._blank = [None] * (max(places, default=-1) + 1 - len(self._checked))
 
     def __call__(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> Statistics:
         """Results of the step; caches among `inputs` are changed in place.
@@ -150,54 +147,6 @@ class LinkedProgram:
             for number, place in gives:
                 values[place] = made[number]
         return tuple(values[place] for place in self._gives)
-
-    def _checked(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        batch, rows, head_rows, slots = sizes_of(plan)
-        named = {"batch": batch, "rows": rows, "head_rows": head_rows, "slots": slots}
-        found = []
-        for name, dtype, sizes in self._takes:
-            tensor = inputs[name]
-            expected = [named[size] if isinstance(size, str) else size for size in sizes]
-            if (
-                list(tensor.shape) != expected
-                or tensor.dtype != dtype
-                or tensor.device.type != self._device_type
-            ):
-                raise PlanError(
-                    f"input `{name}` is {tensor.dtype} {list(tensor.shape)} on {tensor.device}, "
-                    f"and plan `{plan.key}` takes {dtype} {expected} on {self._device_type}"
-                )
-            found.append(tensor if tensor.is_contiguous() else self._dense(name, tensor))
-        # On a GPU it would wait for the device, and kernels check indices themselves.
-        if self._device_type == "cpu":
-            self._check_ranges(plan, inputs)
-        return found
-
-    def _check_ranges(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> None:
-        _, rows, _, slots = sizes_of(plan)
-        ends = {
-            "tokens": self._spec.vocab_size,
-            "positions": self._spec.max_length,
-            "slots": slots,
-            "head_rows": rows,
-            "gather_ids": self._spec.vocab_size,
-            "mixture_ids": self._spec.vocab_size,
-        }
-        for name, _, _ in self._takes:
-            if name not in ends or not inputs[name].numel():
-                continue
-            least, most = inputs[name].aminmax()
-            if least < 0 or most >= ends[name]:
-                wrong = least if least < 0 else most
-                raise PlanError(
-                    f"input `{name}` holds {int(wrong)}, and must hold 0 to {ends[name] - 1}"
-                )
-
-    def _dense(self, name: str, tensor: Tensor) -> Tensor:
-        # What is changed in place would be changed in the copy only.
-        if name.startswith(("keys_", "values_")):
-            raise PlanError(f"input `{name}` has strides {tensor.stride()}; it must be contiguous")
-        return tensor.contiguous()
 
 
 def load_library(library: Path, device: torch.device) -> Any:
