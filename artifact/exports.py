@@ -101,13 +101,14 @@ def write_exports(exports: Exports, folder: Path, weights: str) -> None:
         UsageError: The package `onnx` is missing.
     """
     onnx = _onnx()
-    layout = layout_of(folder / weights)
+    # Whoever has read the weights from an artifact has them with underscores for dots.
+    layout = {_flat(name): span for name, span in layout_of(folder / weights).items()}
     for program in exports.listing.programs:
         model = onnx.load_model_from_string(exports.files[program.file])
         for tensor in model.graph.initializer:
             if tensor.name not in program.weights:
                 continue
-            start, length = layout[program.weights[tensor.name]]
+            start, length = layout[_flat(program.weights[tensor.name])]
             del tensor.external_data[:]
             for key, value in (("location", weights), ("offset", start), ("length", length)):
                 tensor.external_data.add(key=key, value=str(value))
@@ -141,6 +142,10 @@ def layout_of(file: Path) -> dict[str, tuple[int, int]]:
     header.pop("__metadata__", None)
     spans = {name: entry["data_offsets"] for name, entry in header.items()}
     return {name: (8 + length + start, end - start) for name, (start, end) in spans.items()}
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "__")
 
 
 def _onnx() -> Any:

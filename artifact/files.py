@@ -248,16 +248,31 @@ def _why_not_replaced(destination: Path) -> str | None:
     )
 
 
-def _write(package: Package, folder: Path, target: str | None) -> None:
-    weights = weights_of(*package.graphs.values())
-    if target is None:
-        target = next(iter(weights.values())).device.type
+def save_exports(package: Package, folder: Path) -> None:
+    """Write the exported programs of `package` into the empty `folder`, with what they read.
+
+    Beside the models stand `weights.safetensors`, and `programs.json`: what each takes and gives.
+    """
+    assert package.exports is not None
+    _write_weights(weights_of(*package.graphs.values()), folder)
+    write_exports(package.exports, folder, WEIGHTS)
+    (folder / "programs.json").write_text(package.exports.listing.model_dump_json(indent=1))
+
+
+def _write_weights(weights: dict[str, torch.Tensor], folder: Path) -> None:
     # Clones, since the format refuses tensors that share memory.
     save_file(
         {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, folder / WEIGHTS
     )
     # Safetensors lets nobody but the owner read it.
     (folder / WEIGHTS).chmod(0o644)
+
+
+def _write(package: Package, folder: Path, target: str | None) -> None:
+    weights = weights_of(*package.graphs.values())
+    if target is None:
+        target = next(iter(weights.values())).device.type
+    _write_weights(weights, folder)
     (folder / "programs").mkdir()
     programs = {}
     for statistics, graph in package.graphs.items():

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllmc.artifact._manifest import NOTICES, WEIGHTS, Manifest, check_file, read_manifest
+from dllmc.artifact.exports import read_exports
 from dllmc.artifact.files import read_binaries, read_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dllmc.artifact.binaries import Listing
+    from dllmc.artifact.exports import ExportListing
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Summary:
         sizes: Bytes of every file.
         records: Tuning records that it ships, as JSON values.
         listing: Its ahead-of-time programs, or None.
+        exports: Its ONNX programs, or None.
         notices: Licence notes.
     """
 
@@ -31,6 +34,7 @@ class Summary:
     sizes: Mapping[str, int]
     records: list[dict[str, Any]]
     listing: Listing | None
+    exports: ExportListing | None
     notices: str
 
 
@@ -50,11 +54,13 @@ def summarise(path: str | Path) -> Summary:
         for name in manifest.files
     }
     binaries = manifest.binaries and read_binaries(folder, manifest.binaries)
+    exports = manifest.exports and read_exports(folder, manifest.exports)
     has_notices = NOTICES in manifest.files
     return Summary(
         manifest=manifest,
         sizes=sizes,
         records=read_records(folder, manifest),
         listing=binaries.listing if binaries else None,
+        exports=exports.listing if exports else None,
         notices=(folder / NOTICES).read_text(encoding="utf-8") if has_notices else "",
     )

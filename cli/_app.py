@@ -12,6 +12,7 @@ from dllmc.cli import (
     db,
     doctor,
     explain,
+    export_onnx,
     generate,
     inspect,
     pack,
@@ -52,9 +53,9 @@ def _options(
     """A compiler and auto-tuner for diffusion language models."""
 
 
-_COMMANDS = (compile, rebuild, inspect, sign, pack, unpack, generate, tune, retarget)
+_COMMANDS = (compile, rebuild, export_onnx, inspect, sign, pack, unpack, generate, tune, retarget)
 for module in (*_COMMANDS, bench, explain, trace, doctor):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 app.add_typer(db.app, name="db")
 
 

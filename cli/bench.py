@@ -68,7 +68,7 @@ def command(
         ),
     ] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
-    backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Its own if left out.")] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch.fx import GraphModule
 
+    from dllmc.artifact import Package
     from dllmc.compiler import CompiledModel
     from dllmc.policies.config import DecodingConfig
 
@@ -30,6 +31,11 @@ _REMARKS = {
     "aot": (
         "The artifact holds machine code, the rewritten graph and the weights. It decodes with "
         "the plans that were asked for; `dllmc compile ARTIFACT --add-plan CONFIG` adds others."
+    ),
+    "onnxruntime": (
+        "The artifact holds ONNX models, the rewritten graph and the weights, which both read. It "
+        "decodes with the plans that were asked for; `dllmc compile ARTIFACT --add-plan CONFIG` "
+        "adds others."
     ),
     "eager": "The artifact holds the rewritten graph and the weights, and is run node by node.",
 }
@@ -47,15 +53,17 @@ def command(
         str | None, typer.Option("--output", "-o", metavar="PATH", help="The artifact.")
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="inductor, eager, or aot: machine code, made now.")
+        str,
+        typer.Option(help="inductor, eager; aot: machine code, or onnxruntime: ONNX, made now."),
     ] = "inductor",
     plans: Annotated[
         list[str] | None,
         typer.Option(
             "--plans",
             metavar="CONFIG",
-            help="For aot: a way to decode that there are to be programs for, as for "
-            "`generate --config`; repeatable. Left out: SAFE, SPEED_BASELINE and shipped records.",
+            help="For aot and onnxruntime: a way to decode that there are to be programs for, as "
+            "for `generate --config`; repeatable. Left out: SAFE, SPEED_BASELINE and shipped "
+            "records.",
         ),
     ] = None,
     add_plan: Annotated[
@@ -79,6 +87,7 @@ def command(
 ) -> None:
     """Compile MODEL into an artifact that any machine of this kind can load."""
     from dllmc.artifact.files import check_replaceable
+    from dllmc.runtime.backends import MADE_BEFORE
 
     if add_plan:
         _refuse(f"`{model}` is compiled", {"--backend": backend != "inductor", "--plans": plans})
@@ -88,7 +97,9 @@ def command(
     if out is None:
         raise UsageError("`--output` is missing; say where the artifact goes: -o model.dllm")
     if backend != "aot":
-        _refuse(f"`--backend` is {backend}", {"--plans": plans, "--target": target})
+        _refuse(f"`--backend` is {backend}", {"--target": target})
+    if backend not in MADE_BEFORE:
+        _refuse(f"`--backend` is {backend}", {"--plans": plans})
     configs = None if plans is None else read_configs(plans)
     check_replaceable(out)
     compiled = compile_with_progress(
@@ -127,8 +138,8 @@ def compile_with_progress(
     from dllmc.compiler import compile_model
     from dllmc.passes import pass_types
     from dllmc.runtime import Engine
-    from dllmc.runtime.build import default_configs, with_programs
-    from dllmc.runtime.target import BASELINE
+    from dllmc.runtime.backends import MADE_BEFORE
+    from dllmc.runtime.build import with_plans
 
     with progress() as bar:
         line = bar.add_task(f"loading {model}", total=None)
@@ -150,14 +161,13 @@ def compile_with_progress(
             verify=verify,
             before_and_after=show,
         )
-        if backend != "aot":
+        if backend not in MADE_BEFORE:
             return compiled
-        configs = default_configs(compiled.package) if plans is None else plans
         bar.update(line, description="finding plans", total=None)
-        package = with_programs(
+        package = with_plans(
             compiled.package,
-            configs,
-            target=target or BASELINE,
+            plans,
+            target=target,
             tell=lambda what: bar.update(line, description=what),
         )
         return dataclasses.replace(compiled, package=package)
@@ -171,8 +181,7 @@ def add_programs(artifact: str, out: str, texts: Sequence[str], target: str | No
     """
     from dllmc.artifact import load_package, save_package
     from dllmc.artifact.files import check_replaceable
-    from dllmc.runtime.build import with_programs
-    from dllmc.runtime.target import BASELINE
+    from dllmc.runtime.build import with_plans
 
     configs = read_configs(texts)
     check_replaceable(out)
@@ -185,17 +194,21 @@ def add_programs(artifact: str, out: str, texts: Sequence[str], target: str | No
         )
     with progress() as bar:
         line = bar.add_task("finding plans", total=None)
-        made = with_programs(
+        made = with_plans(
             package,
             configs,
-            target=target or BASELINE,
+            target=target,
             add=True,
             tell=lambda what: bar.update(line, description=what),
         )
     path = save_package(made, out)
-    assert made.binaries is not None
-    before = 0 if known is None else len(known.listing.programs)
-    say(f"wrote {path}: {len(made.binaries.listing.programs)} programs, of {before} before")
+    say(f"wrote {path}: {_count(made)} programs, of {_count(package)} before")
+
+
+def _count(package: Package) -> int:
+    """Programs that were made before, of the package's back end."""
+    held = package.exports if package.backend == "onnxruntime" else package.binaries
+    return 0 if held is None else len(held.listing.programs)
 
 
 def read_configs(texts: Sequence[str]) -> list[DecodingConfig]:

@@ -49,8 +49,9 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
         shown.add_row(Text(finding.name), mark, Text(finding.found), Text(finding.remedy))
     console = output()
     console.print(shown)
-    can = "eager and inductor" if _works(findings, "C++ compiler") else "eager"
-    console.print(f"\nback ends that run here: {can}")
+    needs = {"inductor": "C++ compiler", "onnxruntime": "onnxruntime"}
+    can = ["eager", "aot", *(name for name, need in needs.items() if _works(findings, need))]
+    console.print(f"\nback ends that run here: {', '.join(can)}")
 
 
 def examine() -> list[Finding]:
@@ -62,7 +63,8 @@ def examine() -> list[Finding]:
         _compiler(),
         _gpu(),
         _package("triton", "kernels on NVIDIA GPUs", "comes with torch for CUDA"),
-        _package("onnx", "the onnx back end of a later version", 'pip install "dllmc[onnx]"'),
+        _package("onnx", "exporting to ONNX", 'pip install "dllmc[onnx]"'),
+        _package("onnxruntime", "the onnxruntime back end", "pip install onnxruntime"),
         _package(
             "tensorrt",
             "the tensorrt back end of a later version",

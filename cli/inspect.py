@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dllmc.artifact.binaries import Listing
+    from dllmc.artifact.exports import ExportListing
     from dllmc.artifact.summary import Summary
     from dllmc.tuning_db import Record
 
@@ -45,6 +46,9 @@ def command(
     if found.listing is not None:
         say("")
         output().print(_program_table(found.listing))
+    if found.exports is not None:
+        say("")
+        output().print(_export_table(found.exports))
     say("")
     output().print(_file_table(found))
     say("")
@@ -74,6 +78,8 @@ def _lines(found: Summary) -> list[tuple[str, object]]:
         lines.append(
             ("runs on", f"{target.machine}, {target.isa} ({needs}), torch {target.torch}")
         )
+    if found.exports is not None:
+        lines.append(("ONNX", f"opset {found.exports.opset}, for any ONNX runtime"))
     return lines
 
 
@@ -90,6 +96,19 @@ def _program_table(listing: Listing) -> Table:
             "1" if program.single else "larger",
             str(len({call.piece for call in program.calls})),
             str(len(program.calls)),
+        )
+    return found
+
+
+def _export_table(listing: ExportListing) -> Table:
+    found = table("ONNX model", "statistics", "mask", "inputs", "caches", right=("caches",))
+    for program in listing.programs:
+        found.add_row(
+            program.file,
+            program.statistics + (" + saliency" if program.saliency else ""),
+            program.mask,
+            program.inputs,
+            str(len(program.caches)),
         )
     return found
 
@@ -139,5 +158,6 @@ def _facts(artifact: str, found: Summary) -> dict[str, Any]:
         "sizes": dict(found.sizes),
         "tuning_records": found.records,
         "ahead_of_time": None if found.listing is None else found.listing.model_dump(mode="json"),
+        "onnx": None if found.exports is None else found.exports.model_dump(mode="json"),
         "notices": found.notices,
     }

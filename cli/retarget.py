@@ -18,7 +18,7 @@ def command(
     batch: Annotated[int, typer.Option(help="Prompts decoded together.")] = 16,
     max_new_tokens: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the prompts, as of the tuning job.")] = 0,
-    backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Its own if left out.")] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="The database with the evidence.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -53,7 +53,7 @@ def command(
     limit: Annotated[
         float | None, typer.Option(help="Loss that the front shows; five margins by default.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="inductor or eager.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Its own if left out.")] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="Where records go; the user's database.")] = None,
     storage: Annotated[

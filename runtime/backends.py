@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 BACKENDS: Final = ("eager", "inductor", "aot", "onnxruntime")
 
+MADE_BEFORE: Final = ("aot", "onnxruntime")
+"""Those of them whose programs are made when a model is compiled, for the plans asked for."""
+
 
 def programs_of(
     package: Package, backend: str, device: torch.device, *, capture: bool, helper: bool = False

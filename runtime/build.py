@@ -12,7 +12,7 @@ from dllmc.runtime.engine import Engine
 from dllmc.runtime.placement import device_of
 from dllmc.runtime.programs import EagerPrograms
 from dllmc.runtime.programs.base import variant
-from dllmc.runtime.target import target_for
+from dllmc.runtime.target import BASELINE, target_for
 from dllmc.spec import ConfigError, PlanError, PromptError, StepPlan, UsageError
 from dllmc.tuning_db import Record, shipped
 
@@ -41,6 +41,39 @@ def default_configs(package: Package) -> list[DecodingConfig]:
     ]
     found += [DecodingConfig.model_validate(record.config) for record in records]
     return list(dict.fromkeys(found))
+
+
+def with_plans(
+    package: Package,
+    configs: Iterable[DecodingConfig] | None,
+    *,
+    target: str | None = None,
+    add: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Package:
+    """`package` with the programs that its back end runs, where it runs what was made before.
+
+    Args:
+        package: Compiled for any back end.
+        configs: Ways to decode that there are to be programs for; None is `default_configs`.
+        target: For `aot`, as for `with_programs`; None is x86-64-v3, or what is there.
+        add: Keep the programs that it has.
+        tell: Called with what is made next.
+
+    Raises:
+        ConfigError: A configuration does not fit the model.
+        PlanError: There can be no program for a plan.
+        UsageError: The target is unknown or not for this back end, or a package is missing.
+    """
+    if configs is None:
+        configs = default_configs(package)
+    if package.backend == "onnxruntime":
+        if target is not None:
+            raise UsageError(
+                "`target` means nothing to ONNX programs, which run anywhere; leave it out"
+            )
+        return with_exports(package, configs, add=add, tell=tell)
+    return with_programs(package, configs, target=target or BASELINE, add=add, tell=tell)
 
 
 def with_programs(
@@ -100,6 +133,7 @@ def with_exports(
     configs: Iterable[DecodingConfig],
     *,
     opset: int = 23,
+    fixed: Mapping[str, int] | None = None,
     add: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Package:
@@ -109,18 +143,22 @@ def with_exports(
         package: Compiled for any back end.
         configs: Ways to decode, as for `with_programs`.
         opset: Version of ONNX's operators, 23 or 24.
+        fixed: Sizes that are not to be dynamic, of `batch`, `rows`, `head_rows` and `slots`, the
+            scratch slots of caches among the last. The engine runs dynamic ones only.
         add: Keep the programs that it has, whose opset then counts.
         tell: Called with what is exported next.
 
     Raises:
         ConfigError: A configuration does not fit the model.
         PlanError: A plan cannot be exported, or asks for what the graphs do not give.
-        UsageError: There is no such opset, or the packages of the extra `onnx` are missing.
+        UsageError: There is no such opset or size, or the extra `onnx` is not installed.
     """
     # Importing the exporter takes seconds.
     from dllmc.runtime.programs._export_onnx import OnnxBuilder
 
-    builder = OnnxBuilder(device_of(package), opset, package.exports if add else None)
+    builder = OnnxBuilder(
+        device_of(package), opset, fixed=fixed, known=package.exports if add else None
+    )
     programs = EagerPrograms(package)
     for plan in plans_of(package, configs):
         if not builder.has(plan):

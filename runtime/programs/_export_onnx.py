@@ -20,7 +20,7 @@ from dllmc.artifact.graph import weights_of
 from dllmc.kernels import bodies
 from dllmc.runtime.programs._onnx_model import output_of, serialised, tidy
 from dllmc.runtime.programs.base import dynamic_axes, example_inputs, example_of, sizes_of
-from dllmc.spec import PlanError, UsageError, statistics_parts
+from dllmc.spec import PlanError, UsageError, nearest, statistics_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -45,15 +45,25 @@ class OnnxBuilder:
     Args:
         device: Where example inputs stand.
         opset: Of `OPSETS`.
-        known: Exports that are there already.
+        fixed: Sizes by name that are not to be dynamic.
+        known: Exports that are there already, all dynamic.
 
     Raises:
-        UsageError: The opset is none of them, or the packages of the extra `onnx` are missing.
+        UsageError: The opset is none of them, there is no such size, or the extra `onnx` is not
+            installed.
     """
 
-    def __init__(self, device: torch.device, opset: int, known: Exports | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        opset: int,
+        *,
+        fixed: Mapping[str, int] | None = None,
+        known: Exports | None = None,
+    ) -> None:
         if opset not in OPSETS:
-            raise UsageError(f"`opset`={opset} is not supported; use one of {OPSETS}")
+            raise UsageError(f"`opset`={opset} is not supported; use 23 or 24")
+        self._fixed = _checked_sizes(fixed or {})
         check_installed("onnx", "onnxscript")
         self._device = device
         self._opset = known.listing.opset if known else opset
@@ -88,7 +98,9 @@ class OnnxBuilder:
         names = [str(node.target) for node in step.graph.nodes if node.op == "placeholder"]
         given = example_inputs(step, example, self._device)
         axes = dynamic_axes(step, example)
-        takes = {name: _described(given[name], axes[name], example) for name in names}
+        takes = {n: _described(given[n], axes[n], example, self._fixed) for n in names}
+        if self._fixed:
+            given = example_inputs(step, _with_sizes(example, self._fixed), self._device)
         model = _exported(step, {n: given[n] for n in names}, takes, plan, self._opset)
         gives = [*_result_names(plan, len(model.graph.outputs) - len(caches))]
         gives += [f"present_{name}" for name in caches]
@@ -127,8 +139,35 @@ def _result_names(plan: StepPlan, count: int) -> list[str]:
     return names + [f"saliency_{layer}" for layer in range(count - len(names))]
 
 
-def _described(example: Tensor, axes: Iterable[int], plan: StepPlan) -> Input:
-    kinds: dict[int, Size] = dict(zip(sizes_of(plan), _SIZES, strict=True))
+def _checked_sizes(fixed: Mapping[str, int]) -> Mapping[str, int]:
+    for name, size in fixed.items():
+        if name not in _SIZES:
+            raise UsageError(f"there is no size `{name}`; {nearest(name, map(str, _SIZES))}")
+        if size < (2 if name == "slots" else 1):
+            raise UsageError(f"`{name}`={size} is too small for a step")
+    return fixed
+
+
+def _with_sizes(plan: StepPlan, fixed: Mapping[str, int]) -> StepPlan:
+    """`plan` with the sizes `fixed`, and none of the others equal to one of them.
+
+    The exporter would take equal sizes for one size.
+    """
+    sizes = dict(zip(map(str, _SIZES), sizes_of(plan), strict=True))
+    for name, size in sizes.items():
+        while name not in fixed and sizes[name] in fixed.values():
+            sizes[name] = size = size + 20
+    sizes |= fixed
+    sizes["slots"] -= plan.scratch
+    if plan.statistics == "none":
+        sizes["head_rows"] = 0
+    return plan.model_copy(update=sizes)
+
+
+def _described(
+    example: Tensor, axes: Iterable[int], plan: StepPlan, fixed: Mapping[str, int]
+) -> Input:
+    kinds = {n: fixed.get(str(name), name) for n, name in zip(sizes_of(plan), _SIZES, strict=True)}
     dynamic = set(axes)
     sizes = [kinds[n] if axis in dynamic else n for axis, n in enumerate(example.shape)]
     return Input(dtype=str(example.dtype).removeprefix("torch."), sizes=tuple(sizes))

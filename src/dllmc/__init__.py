@@ -148,7 +148,7 @@ def compile(
     verify: bool = False,
     passes: Mapping[str, Mapping[str, object]] | None = None,
     plans: Sequence[DecodingConfig] | None = None,
-    target: str = "x86-64-v3",
+    target: str | None = None,
 ) -> CompiledModel:
     """Compile a denoiser into steps that evaluate any rows of a canvas.
 
@@ -160,13 +160,15 @@ def compile(
         example: Of a bare module, token ids `[B, T]`; or a mapping or tuple of arguments of which
             `input_ids` or the first are the tokens, and the others are the same at every call.
             Left out, the module is called with tokens alone.
-        backend: `inductor`, `eager`, or `aot`: machine code, made now and kept in the artifact.
+        backend: `inductor`, `eager`; or `aot`, machine code, and `onnxruntime`, ONNX programs,
+            which are made now and kept in the artifact.
         device: Where the steps run.
         verify: Check every pass by execution in float64, to 1e-9.
         passes: Options by pass name.
-        plans: For `aot`, ways to decode that there are to be programs for; None is `SAFE`,
+        plans: For those two, ways to decode that there are to be programs for; None is `SAFE`,
             `SPEED_BASELINE`, and the tuning records of these weights that come with dllmc.
-        target: For `aot`, the processors that it runs on: `x86-64-v3`, or `native`, like this one.
+        target: For `aot`, the processors that it runs on: `x86-64-v3`, the default, or `native`,
+            like this one.
 
     Raises:
         DllmcError: The model cannot be captured, is no denoiser, mixes positions outside
@@ -187,12 +189,13 @@ def compile(
         verify=verify,
         passes=passes,
     )
-    if backend != "aot":
-        return compiled
-    from dllmc.runtime.build import default_configs, with_programs
+    from dllmc.runtime.backends import MADE_BEFORE
 
-    configs = default_configs(compiled.package) if plans is None else plans
-    package = with_programs(compiled.package, configs, target=target)
+    if backend not in MADE_BEFORE:
+        return compiled
+    from dllmc.runtime.build import with_plans
+
+    package = with_plans(compiled.package, plans, target=target)
     return dataclasses.replace(compiled, package=package)
 
 
