@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Numbers of an initialiser up to which it stands in the model and constants are folded. A folded
+# Numbers of a constant up to which operators on it are folded: shapes and axes have fewer. A folded
 # weight would be a second copy, transposed; a runtime packs it as it likes when it loads.
-_SMALL: Final = 1024
+_SMALL: Final = 64
+# Bytes of a constant that is no weight, beyond which something has gone wrong.
+_LARGE: Final = 1 << 20
 _LAYER: Final = re.compile(r".*?\.\d+(?=\.)")
 _PLACEHOLDER: Final = "weights.safetensors"
 
@@ -69,7 +71,7 @@ def serialised(model: Any, *, name: str, weights: Mapping[str, str]) -> bytes:
                 _PLACEHOLDER, 0, constant.nbytes, constant.dtype, shape=constant.shape,
                 name=value.name,
             )  # fmt: skip
-        elif constant.size > _SMALL * 1024:
+        elif constant.nbytes > _LARGE:
             raise PlanError(
                 f"the exported model holds a constant `{value.name}` of {constant.nbytes} bytes "
                 "that is no weight of the step; export with another version of onnxscript"
@@ -122,7 +124,7 @@ def _name_weights(model: Any, weights: Mapping[str, Tensor]) -> dict[str, str]:
     found = {}
     for value in list(model.graph.initializers.values()):
         name = known.get(_flat(value.name)) or known.get(_flat(value.name.removeprefix("b_")))
-        if name is None or value.const_value.size <= _SMALL:
+        if name is None:
             continue
         shown = name.replace("__", ".")
         if shown != value.name:
