@@ -11,10 +11,6 @@ for this processor, with weights packed for oneDNN (the default) and without, an
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -23,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from _measure import interleave, ratio, write_results
+from _start import start
 from rich.console import Console
 from rich.table import Table
 
@@ -38,41 +35,6 @@ if TYPE_CHECKING:
 MODELS = {"embedded": (64, 32), "random:llada-60m": (320, 32)}
 PLAIN = {"lower_operators": {"implementations": {"experts": "sorted"}}}
 CPU = torch.device("cpu")
-
-CHILD = """
-import json, sys, time
-import torch
-import dllmc, dllmc.runtime
-torch.set_num_threads(1)
-
-def private():
-    text = open("/proc/self/smaps_rollup").read()
-    kinds = ("Private_Dirty", "Private_Clean")
-    return {k: int(text.split(k + ":")[1].split()[0]) * 1024 for k in kinds}
-
-before = private()
-begun = time.perf_counter()
-engine = dllmc.load(sys.argv[1])
-loaded = time.perf_counter()
-pool, states = engine.open([[4, 5, 6, 7]], dllmc.SPEED_BASELINE, 32)
-engine.step(pool, states)
-done = time.perf_counter()
-while engine.step(pool, states) is not None:
-    pass
-after = private()
-print(json.dumps({"load": loaded - begun, "first": done - begun,
-                  "dirty": after["Private_Dirty"] - before["Private_Dirty"],
-                  "clean": after["Private_Clean"] - before["Private_Clean"]}))
-"""
-
-
-def start(artifact: Path, cache: Path) -> dict[str, float]:
-    """What a fresh process says of its start."""
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-c", CHILD, str(artifact)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(ran.stdout)
-    return found
 
 
 def starts(folder: Path, artifacts: dict[str, Path], rounds: int) -> list[dict[str, Any]]:

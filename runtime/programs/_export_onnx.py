@@ -36,6 +36,15 @@ OPSETS: Final = (23, 24)
 
 # ONNX Runtime 1.32 refuses an attention mask that is to be broadcast over queries.
 _IMPLEMENTATIONS: Final = {"cached_attention": "full_mask"}
+# What a step returns for each statistic beyond the candidate's.
+_EXTRAS: Final = {
+    "entropy": ["entropy"],
+    "gather": ["gathered_logits"],
+    "hidden": ["hidden_states"],
+    "logits": ["logits"],
+    "second": ["second_logit"],
+    "top": ["top_ids", "top_logits"],
+}
 _SIZES: Final[tuple[Size, ...]] = ("batch", "rows", "head_rows", "slots")
 
 
@@ -135,7 +144,7 @@ def _result_names(plan: StepPlan, count: int) -> list[str]:
     base, extras = statistics_parts(plan.statistics)
     names = [] if base == "none" else ["candidate_ids", "candidate_logits", "tail_mass"]
     for name in sorted(extras):
-        names += ["top_ids", "top_logits"] if name == "top" else [name]
+        names += _EXTRAS[name]
     return names + [f"saliency_{layer}" for layer in range(count - len(names))]
 
 

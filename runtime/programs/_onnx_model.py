@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Numbers of a constant up to which operators on it are folded: shapes and axes have fewer. A folded
-# weight would be a second copy, transposed; a runtime packs it as it likes when it loads.
+# Numbers of a constant up to which operators on it are folded: shapes and axes have fewer. A
+# folded weight would be a second copy, transposed; a runtime packs it as it likes.
 _SMALL: Final = 64
 # Bytes of a constant that is no weight, beyond which something has gone wrong.
 _LARGE: Final = 1 << 20
@@ -40,8 +40,7 @@ def tidy(
 
     onnxscript.optimizer.optimize_ir(model, should_fold=_folds)
     onnxscript.rewriter.onnx_fusions.fuse(model)
-    for value, name in zip(model.graph.outputs, gives, strict=True):
-        value.name = name
+    _name_outputs(model, gives)
     _name_sizes(model, takes)
     found = _name_weights(model, weights)
     _name_nodes(model)
@@ -98,6 +97,15 @@ def _folds(node: Any) -> bool | None:
     constants = [v.const_value for v in node.inputs if v is not None]
     large = any(constant is not None and constant.size > _SMALL for constant in constants)
     return False if large else None
+
+
+def _name_outputs(model: Any, gives: Sequence[str]) -> None:
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in gives:
+                value.name += "_value"
+    for value, name in zip(model.graph.outputs, gives, strict=True):
+        value.name = name
 
 
 def _name_sizes(model: Any, takes: Mapping[str, Input]) -> None:

@@ -44,6 +44,37 @@ CASES = {
         ["`--backend` means nothing", "leave it out"],
     ),
     "programs of none rebuilt": ("rebuild ART", 2, ["no ahead-of-time programs", "--add-plan"]),
+    "an ONNX export of nothing": ("export-onnx nope -o OUT", 2, ["`nope`", "checkpoint folder"]),
+    "an opset without attention": (
+        "export-onnx ART -o OUT --plans SAFE --opset 20",
+        2,
+        ["`opset`=20", "use 23 or 24"],
+    ),
+    "a size with a typo": (
+        "export-onnx ART -o OUT --plans SAFE --fix bath=1",
+        2,
+        ["`bath`", "did you mean `batch`?"],
+    ),
+    "a size without a number": (
+        "export-onnx ART -o OUT --fix batch",
+        2,
+        ["'batch'", "--fix batch=1"],
+    ),
+    "an export over something else": (
+        "export-onnx ART -o MODEL",
+        1,
+        ["is no artifact", "choose another path"],
+    ),
+    "ONNX programs that are not there": (
+        "generate ART a --backend onnxruntime",
+        2,
+        ["no ONNX programs", "--backend onnxruntime"],
+    ),
+    "a target for ONNX": (
+        "compile embedded -o OUT --backend onnxruntime --target native",
+        2,
+        ["`--target` means nothing where `--backend` is onnxruntime"],
+    ),
     "programs that are not there": ("generate ART a --backend aot", 2, ["--backend aot"]),
     "unknown artifact": ("generate nope.dllm a", 1, ["`nope.dllm`", "`dllmc compile` makes one"]),
     "task with a typo": ("generate ART a --task copi", 2, ["`copi`", "did you mean `copy`?"]),

@@ -341,7 +341,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], complai
 @pytest.mark.parametrize(
     "config",
     [
-        {"score": {"kind": "margin"}},
+        {"score": {"kind": "margin"}, "commit": {"kind": "quota"}},
         {"commit": {"kind": "local_leap"}},
         {"score": {"kind": "credit"}},
         {"cache": {"kind": "sparse"}},
@@ -366,7 +366,10 @@ def test_whatever_a_policy_asks_of_a_step_is_exported(config: dict[str, Any]) ->
 @pytest.mark.parametrize("opset", [23, 24])
 @pytest.mark.parametrize("number", range(len(SHAPES)))
 def test_every_shape_decides_as_the_reference_does(number: int, opset: int) -> None:
-    package = with_exports(compiled_model(SHAPES[number]).package, [SAFE], opset=opset)
+    configs, compiled = [SAFE], compiled_model(SHAPES[number])
+    if compiled.package.spec.attention == "block_causal":
+        configs.append(SAFE.replace(cache={"kind": "block_causal", "append": "apart"}))
+    package = with_exports(compiled.package, configs, opset=opset)
     lockstep(Engine(package), SHAPES[number], 15, greedy=True)
 
 
