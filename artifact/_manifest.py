@@ -49,6 +49,7 @@ class Manifest(BaseModel):
         files: sha256 of every other file, by its relative path. Only these are ever read.
         binaries: File that lists ahead-of-time programs, if there are any.
         exports: File that lists programs for ONNX runtimes, if there are any.
+        precision: What weights were rounded to, if they were.
         sha256: Of everything above, see `sealed`; artifacts of early versions have none.
     """
 
@@ -70,6 +71,7 @@ class Manifest(BaseModel):
     files: dict[str, str]
     binaries: str | None = None
     exports: str | None = None
+    precision: str | None = None
     sha256: str | None = None
 
     def missing(self) -> list[str]:
@@ -86,7 +88,8 @@ def sealed(manifest: Manifest) -> Manifest:
 
 def _hash_content(manifest: Manifest) -> str:
     # A field that came later counts where it is set: older artifacts were hashed without it.
-    left_out = {"sha256", *(["exports"] if manifest.exports is None else [])}
+    later = {name for name in ("exports", "precision") if getattr(manifest, name) is None}
+    left_out = {"sha256", *later}
     content = manifest.model_dump_json(exclude=left_out)
     return hashlib.sha256(content.encode()).hexdigest()
 

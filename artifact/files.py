@@ -167,6 +167,7 @@ def load_package(path: str | Path, *, public_key: str | Path | None = None) -> P
         report=manifest.report,
         records=read_records(folder, manifest),
         binaries=None if manifest.binaries is None else read_binaries(folder, manifest.binaries),
+        precision=manifest.precision,
         exports=None if manifest.exports is None else read_exports(folder, manifest.exports),
         notices=(folder / NOTICES).read_text(encoding="utf-8") if NOTICES in listed else "",
     )
@@ -311,6 +312,7 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
             "programs": programs,
             "records": records,
             "binaries": None if package.binaries is None else BINARIES,
+            "precision": package.precision,
             "exports": None if package.exports is None else EXPORTS,
             "report": package.report,
             "files": {file.relative_to(folder).as_posix(): hash_file(file) for file in written},

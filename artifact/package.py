@@ -28,6 +28,8 @@ class Package:
         name: Of the model.
         spec: Of the denoiser.
         dtype: Of weights and activations, as torch spells it.
+        precision: What weights were rounded to beyond what the model came in, such as `int8`; None
+            if nothing was.
         backend: How steps run: `eager`, `inductor`, `aot` or `onnxruntime`.
         graphs: The lowered step by statistics set, `greedy` and `sampled`. Inputs by name:
             `tokens`, `positions`, `slots` `[B, W]`, `head_rows` `[B, R]`, `key_limit` `[B]`,
@@ -56,6 +58,7 @@ class Package:
     notices: str = ""
     binaries: Binaries | None = None
     exports: Exports | None = None
+    precision: str | None = None
 
     @functools.cached_property
     def graph_sha256(self) -> str:

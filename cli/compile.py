@@ -83,6 +83,13 @@ def command(
     dtype: Annotated[
         str | None, typer.Option(help=f"Of the weights: {', '.join(DTYPES)}; as stored.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Round the weights, which is lossy: bfloat16, int8, int4, bfloat16+int8 or "
+            "bfloat16+int4."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compile MODEL into an artifact that any machine of this kind can load."""
@@ -92,6 +99,7 @@ def command(
     if add_plan:
         _refuse(f"`{model}` is compiled", {"--backend": backend != "inductor", "--plans": plans})
         _refuse(f"`{model}` is compiled", {"--dtype": dtype, "--verify": verify})
+        _refuse(f"`{model}` is compiled", {"--precision": precision})
         add_programs(model, out or model, add_plan, target)
         return
     if out is None:
@@ -103,7 +111,13 @@ def command(
     configs = None if plans is None else read_configs(plans)
     check_replaceable(out)
     compiled = compile_with_progress(
-        model, backend=backend, verify=verify, dtype=dtype, plans=configs, target=target
+        model,
+        backend=backend,
+        verify=verify,
+        dtype=dtype,
+        plans=configs,
+        target=target,
+        precision=precision,
     )
     path = compiled.save(out)
     package = compiled.package
@@ -113,6 +127,7 @@ def command(
             "model": package.name,
             "backend": package.backend,
             "dtype": package.dtype,
+            "precision": package.precision,
             "weights_sha256": package.weights_sha256,
             "passes": [dataclasses.asdict(result) for result in compiled.report],
         }
@@ -120,7 +135,8 @@ def command(
         return
     output().print(pass_table([dataclasses.asdict(result) for result in compiled.report]))
     verified = ", every pass verified in float64" if verify else ""
-    say(f"\nwrote {path}: {package.name}, {package.dtype}{verified}")
+    rounded = "" if package.precision is None else f", weights rounded to {package.precision}"
+    say(f"\nwrote {path}: {package.name}, {package.dtype}{rounded}{verified}")
     remark(_REMARKS[package.backend])
 
 
@@ -133,6 +149,7 @@ def compile_with_progress(
     after_pass: Callable[[str, GraphModule], None] | None = None,
     plans: Sequence[DecodingConfig] | None = None,
     target: str | None = None,
+    precision: str | None = None,
 ) -> CompiledModel:
     """Compile `model`, showing which pass runs; `after_pass` gets its name and the graph."""
     from dllmc.compiler import compile_model
@@ -159,6 +176,7 @@ def compile_with_progress(
             engine_of=Engine,
             backend=backend,
             verify=verify,
+            precision=precision,
             before_and_after=show,
         )
         if backend not in MADE_BEFORE:

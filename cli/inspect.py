@@ -67,6 +67,7 @@ def _lines(found: Summary) -> list[tuple[str, object]]:
     lines: list[tuple[str, object]] = [
         ("model", f"{manifest.name}, {manifest.dtype}"),
         ("spec", spec),
+        ("rounded", manifest.precision or "nothing: weights are as the model came"),
         ("back end", f"{manifest.backend}, lowered for {manifest.target}"),
         ("written by", f"dllmc {manifest.dllmc}, torch {manifest.torch}"),
         ("weights", f"sha256 {manifest.weights_sha256}"),

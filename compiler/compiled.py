@@ -16,6 +16,7 @@ from dllmc.compiler._state import evaluating
 from dllmc.compiler.adapt import adapt, check_weights
 from dllmc.compiler.capture import capture
 from dllmc.compiler.pipeline import configure, run_passes
+from dllmc.compiler.precision import rounded
 from dllmc.kernels import default_implementations
 from dllmc.models import LoadedModel
 from dllmc.passes import PassContext, Stage, ordered
@@ -72,6 +73,7 @@ def compile_model(
     device: str = "cpu",
     verify: bool = False,
     passes: Mapping[str, Mapping[str, object] | PassConfig] | None = None,
+    precision: str | None = None,
     before_and_after: Callable[[str, GraphModule], None] | None = None,
 ) -> CompiledModel:
     """Compile a denoiser into steps that evaluate any rows of a canvas.
@@ -88,6 +90,8 @@ def compile_model(
         verify: Check every pass by execution in float64, to 1e-9. Takes a float64 copy of the
             weights for as long as the check lasts.
         passes: Options by pass; unknown names and options are errors.
+        precision: What to round weights to, of `dllmc.compiler.precision.PRECISIONS`; lossy. None
+            leaves them as they are.
         before_and_after: Called with each pass's name and the graph after it.
 
     Raises:
@@ -104,7 +108,7 @@ def compile_model(
         raise UsageError(
             f"`backend`={backend!r} is unknown; {nearest(backend, get_args(Backend))}"
         )
-    configs = configure(passes)
+    loaded, configs, lost = rounded(loaded, precision, configure(passes))
     module = loaded.module.to(device)
     dtype = check_weights(module)
     if "lower_operators" not in configs:
@@ -128,6 +132,7 @@ def compile_model(
         tokenizer=loaded.tokenizer,
         chat=None if template is None else ChatTemplate(template, loaded.special_tokens),
         report=[dataclasses.asdict(result) for result in results],
+        precision=lost,
     )
     return CompiledModel(package, results, engine_of)
 

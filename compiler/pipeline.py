@@ -80,9 +80,12 @@ def run_passes(
     show("capture", captured)
 
     def apply(kind: type[GraphPass], module: GraphModule) -> None:
+        rewriting = kind(configs.get(kind.name))
+        if kind.lossy and not rewriting.config.enabled:
+            return
         probe = Probe(context.spec, device) if verify else None
-        before = probe.observe(module) if probe else None
-        results.append(kind(configs.get(kind.name)).run(module, context))
+        before = probe.observe(_loss_only(rewriting, module)) if probe else None
+        results.append(rewriting.run(module, context))
         if probe and before is not None:
             probe.compare(kind.name, before, probe.observe(module))
         show(kind.name, module)
@@ -98,6 +101,16 @@ def run_passes(
         for kind in ordered(Stage.LOWER):
             apply(kind, graph)
     return graphs, results
+
+
+def _loss_only(rewriting: GraphPass, module: GraphModule) -> GraphModule:
+    """What `rewriting` is to make of `module`, by way of computation as it was before."""
+    if not rewriting.lossy:
+        return module
+    found = _copy(module)
+    rewriting.lose(found)
+    found.recompile()
+    return found
 
 
 def _copy(module: GraphModule) -> GraphModule:

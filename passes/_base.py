@@ -76,7 +76,7 @@ class PassResult:
 
 
 class GraphPass(ABC):
-    """Rewrites a graph without changing what it computes.
+    """Rewrites a graph without changing what it computes, unless it is `lossy`.
 
     A subclass is one file named after its pass; its docstring shows the graph before and after.
 
@@ -86,6 +86,8 @@ class GraphPass(ABC):
         after: Passes of the same stage that must have run before.
         config_type: Its options.
         optional: Whether the rest works without it, so that it may be disabled.
+        lossy: Whether it changes what the graph computes: a choice that is named, recorded, and
+            enabled by nobody but who asks for it.
         variant: For a pass of stage `VARIANT`, the statistics set of the graph it makes.
     """
 
@@ -94,6 +96,7 @@ class GraphPass(ABC):
     after: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[PassConfig]] = PassConfig
     optional: ClassVar[bool] = False
+    lossy: ClassVar[bool] = False
     variant: ClassVar[str] = ""
 
     def __init__(self, config: PassConfig | None = None) -> None:
@@ -102,6 +105,13 @@ class GraphPass(ABC):
     @abstractmethod
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         """Change `module.graph` in place and return the number of sites rewritten."""
+
+    def lose(self, module: GraphModule) -> None:
+        """Of a lossy pass: change `module` to compute what it will after `rewrite`.
+
+        As plainly as can be: it is what the rewritten graph is verified against.
+        """
+        raise NotImplementedError(f"pass `{self.name}` does not say what it loses")
 
     def expected(self, context: PassContext) -> int | None:
         """How many sites there must be, or None where only the model knows."""

@@ -149,6 +149,7 @@ def compile(
     passes: Mapping[str, Mapping[str, object]] | None = None,
     plans: Sequence[DecodingConfig] | None = None,
     target: str | None = None,
+    precision: str | None = None,
 ) -> CompiledModel:
     """Compile a denoiser into steps that evaluate any rows of a canvas.
 
@@ -169,6 +170,9 @@ def compile(
             `SPEED_BASELINE`, and the tuning records of these weights that come with dllmc.
         target: For `aot`, the processors that it runs on: `x86-64-v3`, the default, or `native`,
             like this one.
+        precision: What to round weights to: `bfloat16`, `int8`, `int4`, `bfloat16+int8` or
+            `bfloat16+int4`. Lossy: the artifact says so, and only a tuning job against the model
+            as it was tells what it costs. None rounds nothing.
 
     Raises:
         DllmcError: The model cannot be captured, is no denoiser, mixes positions outside
@@ -188,6 +192,7 @@ def compile(
         device=device,
         verify=verify,
         passes=passes,
+        precision=precision,
     )
     from dllmc.runtime.backends import MADE_BEFORE
 

@@ -1,0 +1,107 @@
+"""Round the weights of linear layers to 8 or 4 bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from dllmc.kernels import canonical
+from dllmc.kernels.int4_linear import dequantise_int4, quantise_int4
+from dllmc.kernels.int8_linear import quantise_int8
+from dllmc.passes._base import GraphPass, PassConfig, PassContext, Stage
+from dllmc.passes._graph import add_buffer, argument, aten, calls, get_tensor
+from dllmc.spec import PassError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.fx import GraphModule, Node
+
+
+class QuantiseWeightsConfig(PassConfig):
+    """How weights are rounded.
+
+    Attributes:
+        enabled: It changes what the model computes, so nobody has it who does not ask.
+        bits: 8, with a scale per output; or 4, with a scale per group of inputs.
+        group: Inputs of an output that have one scale, of 4 bits.
+    """
+
+    enabled: bool = False
+    bits: Literal[8, 4] = 8
+    group: int = Field(default=32, ge=2, multiple_of=2)
+
+
+class QuantiseWeights(GraphPass):
+    """Lossy: the one pass after which the graph computes something else.
+
+    Before: `linear(x, W, bias)`. After: `int8_linear(x, Q, scales, bias)`, or `int4_linear`,
+    where Q times scales is W rounded.
+
+    Embedding and head stay as they are: arg-max and tail mass depend on small differences of
+    logits. Verified is that the rewritten graph computes what the graph before it does with
+    rounded weights.
+
+    Raises:
+        PassError: The inputs of a layer do not divide into groups.
+    """
+
+    name = "quantise_weights"
+    stage = Stage.SPECIALISE
+    after = ("merge_projections",)
+    optional = True
+    lossy = True
+    config_type = QuantiseWeightsConfig
+
+    def rewrite(self, module: GraphModule, context: PassContext) -> int:
+        del context
+        sites = self._sites(module)
+        for node in sites:
+            weight = get_tensor(module, argument(node, "weight"))
+            codes, scales = self._rounded(weight, node)
+            held = [
+                add_buffer(module, f"{node.name}_{self._config.bits}bit", codes, node),
+                add_buffer(module, f"{node.name}_scales", scales, node),
+            ]
+            given = (argument(node, "input"), *held, argument(node, "bias"))
+            node.target = canonical(f"int{self._config.bits}_linear")
+            node.args, node.kwargs = given, {}
+        module.graph.eliminate_dead_code()
+        module.delete_all_unused_submodules()
+        return len(sites)
+
+    def lose(self, module: GraphModule) -> None:
+        """Do to `module` what is lossy of the pass, and nothing else: round its weights."""
+        for node in self._sites(module):
+            weight = get_tensor(module, argument(node, "weight"))
+            codes, scales = self._rounded(weight, node)
+            if self._config.bits == 4:
+                rounded = dequantise_int4(codes, scales)
+            else:
+                rounded = codes.to(weight.dtype) * scales[:, None]
+            node.update_arg(1, add_buffer(module, f"{node.name}_rounded", rounded, node))
+
+    @property
+    def _config(self) -> QuantiseWeightsConfig:
+        assert isinstance(self.config, QuantiseWeightsConfig)
+        return self.config
+
+    def _sites(self, module: GraphModule) -> list[Node]:
+        layers = calls(module, aten.linear.default)
+        return [node for node in layers if argument(node, "weight").op == "get_attr"]
+
+    def _rounded(self, weight: Tensor, node: Node) -> tuple[Tensor, Tensor]:
+        if weight.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise PassError(f"the weight of `{node.name}` is {weight.dtype} and not to be rounded")
+        if self._config.bits == 8:
+            return quantise_int8(weight)
+        inputs, group = weight.shape[1], self._config.group
+        if inputs % group:
+            fitting = [n for n in (256, 128, 64, 32, 16, 8, 4, 2) if inputs % n == 0]
+            hint = f"use a group of {fitting[0]}" if fitting else "use 8 bits"
+            raise PassError(
+                f"`{node.name}` has {inputs} inputs, which do not divide into groups of {group}; "
+                f"{hint}"
+            )
+        return quantise_int4(weight, group)
