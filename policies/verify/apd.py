@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dllmc.policies.standing import BlockProgress
     from dllmc.spec import DenoiserSpec
 
+
 class Apd(Verify):
     """The first candidate commits, and those after it up to the first that the mixture refuses.
 
