@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from _pareto import picture
 from _policy_rows import SAME, Row, beaten_by, front, means, rows_of
-from _strategies import BASELINE, BLOCK, REFERENCE, STRATEGIES
 
 from dllmc.cli._config import describe
 from dllmc.policies.config import DecodingConfig
+from dllmc.policies.published import BASELINE, BLOCK, REFERENCE, STRATEGIES
 from dllmc.tasks import generator_tasks
 
 if TYPE_CHECKING:

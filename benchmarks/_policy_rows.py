@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from _policy_runs import Measured, ratios
-from _strategies import STRATEGIES
+
+from dllmc.policies.published import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -13,10 +13,9 @@ from dllmc.spec import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from _strategies import Strategy
-
     from dllmc.policies._base import Policy
     from dllmc.policies.config import DecodingConfig
+    from dllmc.policies.published import Strategy
     from dllmc.runtime import Engine
     from dllmc.tasks import Sample, Task
 

@@ -1,7 +1,8 @@
 """Every published strategy on every task: `python benchmarks/bench_policies.py [--minutes N]`.
 
-The embedded model answers the same test prompts with each strategy of `_strategies.py` and, batch
-by batch in turn, with the speed baseline in blocks of 8 (Fast-dLLM, dual cache, threshold 0.9).
+The embedded model answers the same test prompts with each strategy of `policies/published.py`
+and, batch by batch in turn, with the speed baseline in blocks of 8 (Fast-dLLM, dual cache,
+threshold 0.9).
 Exact match, evaluations, tokens per evaluation and per second; and the evaluations of the oracle.
 With `--trials` each strategy is also tuned: so many configurations are tried on tune prompts, and
 the fastest that is right as often as one token per evaluation, up to one prompt, is measured too,
@@ -25,9 +26,9 @@ from _measure import environment
 from _policy_page import write_pages
 from _policy_runs import Measured, Store, batches, side_by_side
 from _policy_tuning import own_space, tune
-from _strategies import BASELINE, BLOCK, REFERENCE, STRATEGIES, Strategy
 
 import dllmc
+from dllmc.policies.published import BASELINE, BLOCK, REFERENCE, STRATEGIES, Strategy
 from dllmc.runtime.oracle import floors
 from dllmc.tasks import GeneratorTask, generator_tasks
 

@@ -14,6 +14,7 @@ import typer
 from dllmc.cli._config import describe, read_config
 from dllmc.cli._console import output, print_json, progress, say, table
 from dllmc.cli._floors import Work, distance_json, distance_table, distances
+from dllmc.cli._published import Added
 from dllmc.cli._subject import DEVICE_HELP, open_engine, response_length, task_name
 from dllmc.spec import UsageError
 
@@ -67,7 +68,18 @@ def command(
             "would need who knew the final tokens; of every built-in task where none is given.",
         ),
     ] = False,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Every published strategy too, at its defaults and in blocks of 8.",
+        ),
+    ] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of the response.")] = None,
+    auxiliary: Annotated[
+        str | None,
+        typer.Option(help="The causal model that `apd` and `specdiff` ask: ART, or a model."),
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="Its own if left out.")] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="The tuning database.")] = None,
@@ -78,13 +90,16 @@ def command(
         if value < 1:
             raise UsageError(f"`--{name}`={value} must be at least 1")
     more = _more(config or [])
-    engine = open_engine(art, backend=backend, device=device, database=db)
+    engine = open_engine(art, backend=backend, device=device, database=db, auxiliary=auxiliary)
+    added = Added(more, published)
     if oracle:
-        _print_floors(engine, task, more, prompts, batch, max_new_tokens, as_json=json)
+        _print_floors(engine, task, added, prompts, batch, max_new_tokens, as_json=json)
         return
     ids, length = _prompts(engine, task, prompts, max_new_tokens)
     choice = _auto(engine, task, min(batch, prompts), length)
-    measured = _measure(engine, _named(choice.config) | more, ids, length, batch, rounds)
+    measured = _measure(
+        engine, _named(choice.config) | added.configs(engine, length), ids, length, batch, rounds
+    )
     if json:
         print_json(_json(engine, measured, choice.record, choice.match))
         return
@@ -114,7 +129,7 @@ def _named(auto: DecodingConfig) -> dict[str, DecodingConfig]:
 def _print_floors(
     engine: Engine,
     task: str | None,
-    more: dict[str, DecodingConfig],
+    added: Added,
     prompts: int,
     batch: int,
     length: int | None,
@@ -128,7 +143,9 @@ def _print_floors(
     for name in every if task is None else (task,):
         ids, tokens = _prompts(engine, name, prompts, length)
         auto = _auto(engine, name, min(batch, prompts), tokens)
-        works[name or "random tokens"] = Work(ids, tokens, _named(auto.config) | more)
+        works[name or "random tokens"] = Work(
+            ids, tokens, _named(auto.config) | added.configs(engine, tokens)
+        )
     found = distances(engine, works, batch)
     if as_json:
         print_json({**_subject(engine), "prompts": prompts, "tasks": distance_json(found, works)})

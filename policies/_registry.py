@@ -45,7 +45,9 @@ def parse(axis: str, value: object) -> Policy:
     if not isinstance(value, dict):
         raise ConfigError("must be a policy or a mapping with a `kind`")
     known = kinds(axis)
-    kind = value.get("kind")
+    if "kind" not in value:
+        raise ConfigError(f"`kind` is missing; known: {', '.join(sorted(known))}")
+    kind = value["kind"]
     if not isinstance(kind, str) or kind not in known:
         hint = nearest(str(kind), known)
         raise ConfigError(f"`kind`={kind!r} is unknown; {hint}")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _NOT_ODDS = "doubt that is no odds"
 _NO_ORDER, _NO_COUNT = "order not foreseen", "commits not foreseen"
+_ANY_ORDER = "any order"
 _NEEDS_ODDS = (
     "it compares probabilities, and this score has none; use `commit.kind`='quota', 'timesteps', "
     "'entropy' or 'entropy_bound'"
@@ -176,16 +177,19 @@ class Commit(Policy):
         may_wait: Whether an evaluation may commit nothing; such a policy must end by itself.
         needs_odds: Whether it takes the doubt for the odds against a probability.
         foreseen: Whether the order of rows alone says which commit, by `coming`.
+        leftmost: Whether they are the first masked ones, whatever their order.
     """
 
     axis: ClassVar[str] = "commit"
     may_wait: ClassVar[bool] = False
     needs_odds: ClassVar[bool] = False
     foreseen: ClassVar[bool] = False
+    leftmost: ClassVar[bool] = False
 
     @property
     def properties(self) -> frozenset[str]:
-        return super().properties | (frozenset() if self.foreseen else {_NO_COUNT})
+        blind = frozenset[str]() if self.foreseen else {_NO_COUNT}
+        return super().properties | blind | (frozenset() if self.leftmost else {_ANY_ORDER})
 
     @property
     def exclusions(self) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dllmc.artifact import Package
+    from dllmc.policies.verify._joint_layer import JointLayer
     from dllmc.runtime.inputs import Group
     from dllmc.runtime.pool import Pool
     from dllmc.runtime.programs import Programs
@@ -30,7 +31,7 @@ class JointSamplers:
 
     def __init__(self, package: Package, programs_of: Callable[[Package], Programs]) -> None:
         self._package, self._programs_of = package, programs_of
-        self._programs: dict[str, Programs] = {}
+        self._programs: dict[str, tuple[JointLayer, Programs]] = {}
 
     def programs(self, state: DecodeState) -> Programs:
         """What runs the passes of `state`.
@@ -40,13 +41,13 @@ class JointSamplers:
         """
         verify = state.config.verify
         assert isinstance(verify, JointSampler)
-        path = verify.path
-        if path not in self._programs:
-            layer = load_layer(path)
+        path, layer = verify.path, load_layer(verify.path)
+        # Another layer is loaded where the file was written anew.
+        if path not in self._programs or self._programs[path][0] is not layer:
             weights = [layer.weights[name] for name in NAMES]
             package = joint_package(self._package, weights, layer.heads, layer.theta)
-            self._programs[path] = self._programs_of(package)
-        return self._programs[path]
+            self._programs[path] = layer, self._programs_of(package)
+        return self._programs[path][1]
 
     def check(self, state: DecodeState) -> None:
         """Raise `ConfigError` if the passes of `state` cannot run."""

@@ -32,7 +32,7 @@ class Mixing(Belief):
             "predicts; use `belief.kind`='mask'"
         )
     }
-    top: int = knob(16, gt=0, choices=(4, 8, 16, 32, 64), lossy=True, structural=True)
+    top: int = knob(16, gt=0, le=256, choices=(4, 8, 16, 32, 64), lossy=True, structural=True)
 
     @property
     def width(self) -> int:

@@ -44,7 +44,7 @@ class LatentRefinement(Mixing):
     blend: float = knob(0.15, ge=0, le=1, low=0.02, high=0.4, lossy=True)
     nucleus: float = knob(0.9, gt=0, le=1, low=0.1, high=0.95, lossy=True)
     refine_threshold: float = knob(0.1, ge=0, low=1e-3, high=0.5, scale="log", lossy=True)
-    refine_steps: int = knob(20, ge=0, low=0, high=20, lossy=True)
+    refine_steps: int = knob(20, ge=0, le=4096, low=0, high=20, lossy=True)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -30,6 +30,7 @@ class Leftmost(Commit):
     # It always commits the first: the surest one is not owed as well.
     may_wait: ClassVar[bool] = True
     foreseen: ClassVar[bool] = True
+    leftmost: ClassVar[bool] = True
     kind: Literal["leftmost"] = "leftmost"
     tokens: int = knob(1, gt=0, low=1, high=8, lossy=True)
 

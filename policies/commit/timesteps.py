@@ -34,7 +34,7 @@ class Timesteps(Commit):
     kind: Literal["timesteps"] = "timesteps"
     may_wait: ClassVar[bool] = True
     traits: ClassVar[frozenset[str]] = frozenset({"plans_block", "counts_steps"})
-    steps: int | None = knob(None, gt=0, low=1, high=1024, scale="log", lossy=True)
+    steps: int | None = knob(None, gt=0, le=4096, low=1, high=1024, scale="log", lossy=True)
     eps: float = knob(1e-3, gt=0, lt=1, low=1e-4, high=1e-1, scale="log", lossy=True)
 
     def count(self, progress: BlockProgress) -> int:

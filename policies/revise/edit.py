@@ -32,7 +32,7 @@ class Edit(Revise):
 
     kind: Literal["edit"] = "edit"
     threshold: float = knob(0.9, ge=0, le=1, low=0.5, high=0.995, lossy=True)
-    steps: int = knob(16, ge=0, low=0, high=32, lossy=True)
+    steps: int = knob(16, ge=0, le=4096, low=0, high=32, lossy=True)
 
     def values(self, progress: BlockProgress) -> dict[str, float]:
         del progress

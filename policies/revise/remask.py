@@ -48,7 +48,7 @@ class Remask(Revise):
         "remask", choices=("remask", "resample"), lossy=True, structural=True
     )
     eta: float = knob(0.015, ge=0, le=1, low=0.0, high=0.1, lossy=True)
-    steps: int = knob(16, ge=0, low=0, high=64, lossy=True)
+    steps: int = knob(16, ge=0, le=4096, low=0, high=64, lossy=True)
 
     def remembers(self, spec: DenoiserSpec) -> dict[str, Remembered]:
         del spec

@@ -11,6 +11,7 @@ import torch
 
 from dllmc.policies._base import knob
 from dllmc.policies.axes import Schedule
+from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,14 @@ class AdaBlock(Schedule):
     threshold: float = knob(0.3, gt=0, low=0.1, high=0.8, lossy=True, allow_inf_nan=False)
     lookahead: float = knob(0.25, ge=0, le=1, low=0.1, high=0.5, lossy=True)
     delimiters: tuple[int, ...] = ()
+
+    def check_model(self, spec: DenoiserSpec) -> None:
+        for token in self.delimiters:
+            if not 0 <= token < spec.vocab_size or token == spec.mask_id:
+                raise ConfigError(
+                    f"`schedule.delimiters` holds {token}, which the model never predicts; give "
+                    f"ids of tokens from 0 to {spec.vocab_size - 1} but the mask {spec.mask_id}"
+                )
 
     def blocks(self, response_length: int) -> list[tuple[int, int]]:
         """Those of a response without delimiters."""

@@ -50,7 +50,7 @@ class Credit(Score):
     fusion: float = knob(0.7, ge=0, low=0.2, high=1.5, lossy=True, allow_inf_nan=False)
     decay: float = knob(0.8, ge=0, le=1, low=0.4, high=0.95, lossy=True)
     exponent: float = knob(0.2, ge=0, low=0.1, high=1.0, lossy=True, allow_inf_nan=False)
-    slots: int = knob(4, gt=0, choices=(2, 4, 8), lossy=True, structural=True)
+    slots: int = knob(4, gt=0, le=64, choices=(2, 4, 8), lossy=True, structural=True)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -6,13 +6,13 @@ then ReLU, `linear2.weight` `[W, H]` and `linear2.bias`.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 
+from dllmc.policies._files import read_once, version
 from dllmc.policies.axes import Score
 from dllmc.spec import ConfigError
 
@@ -50,6 +50,10 @@ class LearnedFilter(Score):
     def check_model(self, spec: DenoiserSpec) -> None:
         del spec
         _load(self.path)
+
+    def structure(self) -> tuple[object, ...]:
+        # Whoever decodes by what the file held before is not decided over with others.
+        return *super().structure(), version(self.path)
 
     def values(self, progress: BlockProgress) -> dict[str, float]:
         self._check(progress)
@@ -98,12 +102,12 @@ def _linear(
     ]
 
 
-@functools.lru_cache(maxsize=16)
+@read_once
 def _on(path: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return tuple(tensor.to(device, dtype) for tensor in _load(path))
 
 
-@functools.lru_cache(maxsize=16)
+@read_once
 def _load(path: str) -> tuple[Tensor, ...]:
     """The four tensors in float64.
 
@@ -128,4 +132,5 @@ def _load(path: str) -> tuple[Tensor, ...]:
             "`linear1.weight` [H, W], `linear1.bias` [H], `linear2.weight` [W, H] and "
             "`linear2.bias` [W]"
         )
-    return tuple(stored[name].double() for name in _NAMES)
+    # Copies: what is read stays when the file is written anew.
+    return tuple(stored[name].to(torch.float64, copy=True) for name in _NAMES)

@@ -44,7 +44,7 @@ class KlStop(Stop):
     }
     kind: Literal["kl"] = "kl"
     threshold: float = knob(0.1, ge=0, low=1e-3, high=0.5, scale="log", lossy=True)
-    top: int = knob(16, gt=0, choices=(4, 8, 16, 32, 64), lossy=True, structural=True)
+    top: int = knob(16, gt=0, le=256, choices=(4, 8, 16, 32, 64), lossy=True, structural=True)
 
     @property
     def needs(self) -> frozenset[str]:

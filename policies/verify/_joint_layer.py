@@ -6,12 +6,12 @@ which is told the tokens that were committed; how it is told, and the names here
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dllmc.policies._files import read_once
 from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _normed(x: Array, weight: Array) -> Array:
     return scaled
 
 
-@functools.lru_cache(maxsize=16)
+@read_once
 def load_layer(path: str) -> JointLayer:
     """The layer in the file at `path`.
 
@@ -112,7 +112,8 @@ def load_layer(path: str) -> JointLayer:
     try:
         with safe_open(path, framework="pt") as file:
             told = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what is read stays when the file is written anew.
+            weights = {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"`verify.path`={path!r} cannot be read: {error}") from None
     try:

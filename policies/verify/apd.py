@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dllmc.policies.standing import BlockProgress
     from dllmc.spec import DenoiserSpec
 
-_LEFTMOST = "it commits from left to right; use `commit.kind`='leftmost'"
-
 
 class Apd(Verify):
     """The first candidate commits, and those after it up to the first that the mixture refuses.
@@ -42,12 +40,7 @@ class Apd(Verify):
 
     auxiliary: ClassVar[Literal["step", "block"] | None] = "step"
     excludes: ClassVar[Mapping[str, str]] = {
-        f"commit.{kind}": _LEFTMOST
-        for kind in (
-            "quota threshold factor dynamic timesteps annealed_threshold entropy entropy_bound "
-            "local_leap hierarchy"
-        ).split()
-    } | {
+        "any order": "it commits from left to right; use `commit.kind`='leftmost'",
         "several": "the mixture says how many commit; use `commit.tokens`=1",
         "score.credit": "it changes candidates, and the mixture is of the model's own logits",
         "pipelined": "it commits from left to right, and a pipeline decodes blocks side by side",

@@ -44,7 +44,7 @@ class SelfSpeculation(Verify):
         "history": "drafts are verified on keys that the steps between them would have changed",
         "pipelined": "drafts are of one block, and this schedule decodes several",
     }
-    branches: int = knob(4, gt=0, low=2, high=8, lossy=False, structural=True)
+    branches: int = knob(4, gt=0, le=64, low=2, high=8, lossy=False, structural=True)
     form: Literal["batch", "tree"] = knob(
         "batch", choices=("batch", "tree"), lossy=False, structural=True
     )

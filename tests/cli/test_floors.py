@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dllmc.policies.config import SPEED_BASELINE
+from dllmc.policies.published import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,38 @@ def test_every_configuration_is_compared_with_the_oracle_of_its_blocks(
     for entry in entries.values():
         assert entry["ratio"] == sum(entry["nfe"]) / sum(entry["oracle_nfe"])
     assert entries[given]["config"]["schedule"] == SHORT["schedule"]
+
+
+def test_every_published_strategy_is_compared_with_the_oracle(
+    dllmc: Callable, artifact: Path
+) -> None:
+    ran = dllmc("bench", artifact, "--oracle", "--published", "--task", "copy", "--json", *FEW)
+    entries = ran.json["tasks"]["copy"]
+    asking = {strategy.name for strategy in STRATEGIES if strategy.auxiliary}
+    assert list(entries)[3:] == [s.name for s in STRATEGIES if s.name not in asking]
+    assert entries["LLaDA"]["config"]["schedule"] == {"kind": "blocks", "block_length": 8}
+    assert entries["LLaDA"]["ratio"] == entries["QUALITY_REFERENCE"]["ratio"]
+    assert sum(entries["LLaDA, half the steps"]["nfe"]) == sum(entries["LLaDA"]["nfe"]) / 2
+    for name in asking:
+        assert f"without {name}: it asks a causal model too" in ran.err
+
+
+def test_with_a_causal_model_those_that_ask_one_are_compared_too(
+    dllmc: Callable, artifact: Path
+) -> None:
+    asked = ("--oracle", "--published", "--task", "copy", "--auxiliary", "auxiliary", "--json")
+    ran = dllmc("bench", artifact, *asked, *FEW)
+    assert list(ran.json["tasks"]["copy"])[3:] == [strategy.name for strategy in STRATEGIES]
+    assert ran.err == ""
+
+
+def test_what_the_model_cannot_decode_is_left_out_with_the_reason(dllmc: Callable) -> None:
+    ran = dllmc("bench", "random:sdar-tiny", "--oracle", "--published", "--json", *FEW)
+    entries = ran.json["tasks"]["random tokens"]
+    assert "LLaDA" in entries
+    assert not {"AdaBlock", "Sparse-dLLM"} & set(entries)
+    assert "without AdaBlock: the tokenizer has no delimiters" in ran.err
+    assert "without Sparse-dLLM: `cache.kind`='sparse' is for full attention" in ran.err
 
 
 def test_a_model_without_words_decodes_random_tokens(dllmc: Callable) -> None:

@@ -58,6 +58,29 @@ def _hierarchy(number: int, told: dict[str, Any]) -> Case:
     return _cached("hierarchy", number, told, commit=commit)
 
 
+def _dinfer_runner(number: int, told: dict[str, Any]) -> Case:
+    """A loop that ends at a token, or goes on without looking whether its block is finished.
+
+    It looks for a token that ends the response when a block is finished, and the evaluations of a
+    finished block are for nothing: ours makes as many or fewer. Left out are those that refresh a
+    cache: what they count are turns of the loop, one or two evaluations each, over all blocks.
+    """
+    stop = "eos" if told.get("early_stop") else "length"
+    keys, tokens, config = (), told["tokens"], None
+    if stop == "eos":
+        keys = (("eos_token_id", told["eos_id"]),)
+        ends = [index + 1 for index, token in enumerate(tokens) if token == told["eos_id"]]
+        tokens = tokens[: min(ends, default=None)]
+    if "cache_update_freq" not in told:
+        commit = {"kind": "threshold", "threshold": told["threshold"]}
+        config = config_of(told["block_length"], commit, told["cache"] or "none", stop=stop)
+    loop = "refreshed" if config is None else "plain"
+    loop = "unrolled" if "maximum_unroll" in told else loop
+    way = f"{loop}, {told['cache'] or 'none'} until {stop}"
+    own = {"keys": keys, "tokens": tokens, "length": told["gen_length"], "nfe": None}
+    return case_of("dinfer_runner", number, told, way=way, config=config, **own)
+
+
 def _dparallel(number: int, told: dict[str, Any]) -> Case:
     commit = {"kind": "entropy", "threshold": told["threshold"]}
     return _cached("dparallel", number, told, commit=commit, score={"kind": "entropy"})
@@ -119,6 +142,7 @@ TRANSLATIONS: dict[str, Callable[[int, dict[str, Any]], Case]] = {
     "localleap": _localleap,
     "credit": _credit,
     "hierarchy": _hierarchy,
+    "dinfer_runner": _dinfer_runner,
     "dparallel": _dparallel,
     "dparallel_dream": _dparallel_dream,
     "eb_sampler": _eb_sampler,

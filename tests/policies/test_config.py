@@ -109,7 +109,8 @@ def test_statistics_follow_the_temperature() -> None:
             "`commit.kind`='treshold' is unknown; did you mean `threshold`? "
             f"Known: {known('commit')}",
         ),
-        ({"commit": {}}, f"`commit.kind`=None is unknown; known: {known('commit')}"),
+        ({"commit": {}}, f"`commit.kind` is missing; known: {known('commit')}"),
+        ({"commit": {"kind": None}}, f"`commit.kind`=None is unknown; known: {known('commit')}"),
         ({"commit": "quota"}, "`commit`='quota': must be a policy or a mapping with a `kind`"),
         ({"cache": {"kind": "none", "refresh": 3}}, "`cache.refresh` is not a known field"),
         ({"comit": {"kind": "quota"}}, "`comit` is not a known field"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from lockstep.compare import Request, finish
-from lockstep.drawn import SHAPES, engine_of
+from lockstep.drawn import SHAPES, any_config, any_policy, drawn_kinds, engine_of, model_of
 
+from dllmc.policies.axes import AXES
 from dllmc.policies.config import DecodingConfig
+from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
     from lockstep.drawn import Shape
@@ -42,6 +45,36 @@ def test_tokens_and_nfe_are_those_of_each_alone(
     ]
     assert together.tokens == [output.tokens for output in alone]
     assert together.nfe == [output.nfe for output in alone]
+
+
+def some_config(axis: str, kind: str, length: int) -> tuple[Shape, DecodingConfig]:
+    """A model, and a drawn configuration that decodes it with this kind."""
+    rng = random.Random(f"{axis}.{kind}")
+    for number in range(20_000):
+        # Full attention, or where that does not go blocks, or shifted logits.
+        shape = SHAPES[(1, 7, 6)[number % 3]]
+        policy = any_policy(rng, axis)
+        try:
+            if policy["kind"] == kind:
+                config = any_config(rng, model_of(shape).spec, length, **{axis: policy})
+                config.check_model(model_of(shape).spec)
+                config.check(length)
+                return shape, config
+        except ConfigError:
+            continue
+    raise AssertionError(f"no configuration with {axis}.{kind} was drawn")
+
+
+@pytest.mark.parametrize(
+    ("axis", "kind"), [(axis, kind) for axis in AXES for kind in sorted(drawn_kinds(axis))]
+)
+def test_whatever_the_policy(axis: str, kind: str) -> None:
+    shape, config = some_config(axis, kind, 12)
+    assert getattr(config, axis).kind == kind
+    requests = [Request(prompt, config, 12, stream) for stream, prompt in enumerate(PROMPTS[:3])]
+    together = finish(engine_of(shape), requests)
+    alone = [finish(engine_of(shape), [request]) for request in requests]
+    assert together == ([one[0][0] for one in alone], [one[1][0] for one in alone])
 
 
 def test_the_width_of_the_batch_changes_nothing() -> None:

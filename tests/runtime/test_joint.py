@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from joint.layers import layer_file
+from joint.layers import drawn_layer, layer_file, save_layer
 from lockstep.compare import Request, Tally, run
 from lockstep.drawn import SHAPES, VOCAB, Shape, config_for, engine_of, model_of
 
 from dllmc.policies.config import DecodingConfig
 from dllmc.runtime.state import DecodeState
 from dllmc.spec import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def verify(shape: Shape, tokens: int) -> dict[str, Any]:
@@ -48,6 +52,25 @@ def test_every_decision_is_that_of_the_reference() -> None:
     total = compared(seed=1, cases=5)
     total.check()
     assert total.decisions > 400
+
+
+def test_a_layer_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    # One that adds nothing, and then one that does.
+    shape, path = SHAPES[0], str(tmp_path / "layer.safetensors")
+    config = DecodingConfig(
+        commit={"kind": "quota"},
+        stop={"kind": "length"},
+        verify={"kind": "joint_sampler", "path": path, "tokens": 4},
+    )
+    found = []
+    for number, out in enumerate((0.0, 1.0)):
+        save_layer(path, drawn_layer(out=out))
+        os.utime(path, ns=(number, number))  # clocks of files are coarse
+        requests = [Request([5, 6, 7], config, 12)]
+        model = model_of(shape)
+        run(engine_of(shape), model.module, model.spec, requests).check()
+        found.append(engine_of(shape).generate([5, 6, 7], config=config, max_new_tokens=12))
+    assert found[0].tokens != found[1].tokens
 
 
 def test_no_pass_goes_on_into_the_next_block() -> None:

@@ -102,7 +102,15 @@ def test_it_asks_for_the_first_tokens_and_the_entropy() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"blend": 1.5}, {"nucleus": 0}, {"refine_threshold": -1}, {"refine_steps": -1}]
+    "fields",
+    [
+        {"blend": 1.5},
+        {"nucleus": 0},
+        {"refine_threshold": -1},
+        {"refine_steps": -1},
+        {"top": 257},
+        {"refine_steps": 4097},
+    ],
 )
 def test_bad_values_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):

@@ -75,7 +75,8 @@ def test_drafts_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"weight": -0.1}, {"initial": -1}, {"growth": float("inf")}, {"top": 0}]
+    "fields",
+    [{"weight": -0.1}, {"initial": -1}, {"growth": float("inf")}, {"top": 0}, {"top": 257}],
 )
 def test_bad_values_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):

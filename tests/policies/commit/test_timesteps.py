@@ -41,7 +41,7 @@ def test_the_tuner_tries_it_on_models_with_shifted_logits() -> None:
     assert Timesteps.suits(spec.model_copy(update={"logit_shift": 1}))
 
 
-@pytest.mark.parametrize("fields", [{"steps": 0}, {"eps": 0}, {"eps": 1}])
+@pytest.mark.parametrize("fields", [{"steps": 0}, {"steps": 4097}, {"eps": 0}, {"eps": 1}])
 def test_bad_values_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
         Timesteps(**fields)  # type: ignore[arg-type]

@@ -67,7 +67,9 @@ def test_the_tuner_tries_it_on_models_trained_for_it() -> None:
     assert Edit.suits(spec.model_copy(update={"family": "llada2"}))
 
 
-@pytest.mark.parametrize("fields", [{"threshold": -0.1}, {"threshold": 2}, {"steps": -1}])
+@pytest.mark.parametrize(
+    "fields", [{"threshold": -0.1}, {"threshold": 2}, {"steps": -1}, {"steps": 4097}]
+)
 def test_bad_values_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
         Edit(**fields)  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def test_drafts_are_refused() -> None:
         DecodingConfig(revise={"kind": "remask"}, verify={"kind": "self_speculation"})
 
 
-@pytest.mark.parametrize("fields", [{"eta": 1.5}, {"steps": -1}, {"how": "keep"}])
+@pytest.mark.parametrize("fields", [{"eta": 1.5}, {"steps": -1}, {"steps": 4097}, {"how": "keep"}])
 def test_bad_values_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
         Remask(**fields)

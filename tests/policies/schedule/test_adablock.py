@@ -9,7 +9,7 @@ from rows.made import predictions, rows
 from dllmc.policies.config import DecodingConfig
 from dllmc.policies.schedule.adablock import AdaBlock
 from dllmc.policies.standing import BlockProgress
-from dllmc.spec import ConfigError
+from dllmc.spec import ConfigError, DenoiserSpec
 
 OPENING = BlockProgress(step=0, masks=8, blocks=1, remaining=8, length=8, offset=0, response=16)
 LINE, DOT, WORD = 1, 2, 3
@@ -106,3 +106,11 @@ def test_delimiters_are_shared_by_what_is_evaluated_together() -> None:
 def test_bad_values_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
         AdaBlock(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("token", [-1, 9, 10])
+def test_a_delimiter_that_is_never_predicted_is_refused(token: int) -> None:
+    spec = DenoiserSpec(mask_id=9, vocab_size=10, max_length=64)
+    AdaBlock(delimiters=(0, 8)).check_model(spec)
+    with pytest.raises(ConfigError, match=rf"holds {token}, .* from 0 to 9 but the mask 9"):
+        AdaBlock(delimiters=(0, token)).check_model(spec)

@@ -146,3 +146,9 @@ def test_slots_are_structural_and_the_rest_are_values() -> None:
     assert knobs["slots"].choices == (2, 4, 8)
     assert Credit(slots=8).needs == {"gather8"}
     assert Credit(fusion=1.0).structure() == Credit().structure() != Credit(slots=2).structure()
+
+
+@pytest.mark.parametrize("slots", [0, 65])
+def test_a_bad_number_of_slots_is_refused(slots: int) -> None:
+    with pytest.raises(ConfigError, match="`slots`"):
+        Credit(slots=slots)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,3 +126,14 @@ def test_it_has_no_default_file() -> None:
 def test_filters_of_two_files_are_not_evaluated_together(policy: LearnedFilter) -> None:
     assert policy.structure() != LearnedFilter(path="another").structure()
     assert policy.structure() == LearnedFilter(path=policy.path).structure()
+
+
+def test_a_file_that_is_written_anew_is_read_anew(policy: LearnedFilter) -> None:
+    before, structure = policy.judge(rows([TAILS]), {}).doubt, policy.structure()
+    save_file(draw_filter(WIDTH, 6), policy.path)
+    os.utime(policy.path, ns=(1, 1))  # clocks of files are coarse
+    after = policy.judge(rows([TAILS]), {}).doubt
+    assert not torch.allclose(before, after)
+    asked = policy.oracle(predictions(TAILS), PROGRESS, {})
+    assert after[0].tolist() == pytest.approx([row.doubt for row in asked], rel=1e-5)
+    assert policy.structure() != structure

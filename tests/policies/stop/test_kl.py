@@ -88,7 +88,7 @@ def test_it_asks_for_the_first_tokens() -> None:
     assert [n for n, knob in KlStop.knobs().items() if knob.structural] == ["top"]
 
 
-@pytest.mark.parametrize("fields", [{"threshold": -1}, {"top": 0}])
+@pytest.mark.parametrize("fields", [{"threshold": -1}, {"top": 0}, {"top": 257}])
 def test_bad_values_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
         KlStop(**fields)  # type: ignore[arg-type]

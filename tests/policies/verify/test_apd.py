@@ -10,6 +10,7 @@ from lockstep.helped import HELPED, auxiliary, helped
 from rows.made import MASK, VOCAB, Evaluated, matching
 
 from dllmc.policies._hash import gumbel
+from dllmc.policies._registry import kinds
 from dllmc.policies.config import DecodingConfig
 from dllmc.policies.verify.apd import Apd
 from dllmc.reference.auxiliary import greedy_token, next_tokens
@@ -147,6 +148,12 @@ def test_more_weight_of_the_denoiser_commits_more() -> None:
 def test_what_it_does_not_go_with(other: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         config(0.5, **other)
+
+
+@pytest.mark.parametrize("kind", sorted(set(kinds("commit")) - {"leftmost"}))
+def test_what_commits_in_any_order_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"left to right; use `commit\.kind`='leftmost'"):
+        DecodingConfig(commit={"kind": kind}, verify={"kind": "apd"})
 
 
 def test_the_tuner_does_not_try_it() -> None:

@@ -120,7 +120,6 @@ def test_a_file_that_is_no_layer_is_refused_by_name(tmp_path: Path) -> None:
         ({"heads": "many", "rope_theta": "1e4"}, "must say `heads` and `rope_theta`"),
         ({"heads": "2", "rope_theta": "1e4"}, r"its tensors are \{'fuse': \(3,\)\}"),
     ):
-        load_layer.cache_clear()
         save_file({"fuse": torch.zeros(3)}, other, told)
         with pytest.raises(ConfigError, match=match):
             JointSampler(path=str(other)).check_model(SPEC)

@@ -60,7 +60,7 @@ def test_nothing_of_it_is_lossy_and_all_of_it_structural() -> None:
     assert all(knob.structural for knob in knobs.values())
 
 
-@pytest.mark.parametrize("fields", [{"branches": 0}, {"form": "list"}])
+@pytest.mark.parametrize("fields", [{"branches": 0}, {"branches": 65}, {"form": "list"}])
 def test_bad_values_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(fields))}`"):
         SelfSpeculation(**fields)

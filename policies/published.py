@@ -1,8 +1,9 @@
 """The published systems as configurations, at their published defaults.
 
-Where a system decodes in blocks, these are of 8 tokens: the embedded model's responses have 32,
-and published ones 128 to 1,024 in blocks of 32. What is not said decodes as LLaDA does: one token
-per evaluation, the most probable first, no cache, until the end of the response.
+Those that need no weights of their own. Where a system decodes in blocks, these are of 8 tokens:
+the embedded model's responses have 32, and published ones 128 to 1,024 in blocks of 32. What is
+not said decodes as LLaDA does: one token per evaluation, the most probable first, no cache, until
+the end of the response.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dllmc.policies.config import QUALITY_REFERENCE, DecodingConfig
+from dllmc.spec import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BLOCK = 8
+BLOCK, LENGTH = 8, 32
 BLOCKS = {"kind": "blocks", "block_length": BLOCK}
-# The embedded model has no line breaks; its records and sentences are parted by these.
-DELIMITERS = (",", " ,", ":", " :", ";", " ;")
+# Published are line breaks; the embedded model has none, and its records and sentences are parted
+# by the others.
+DELIMITERS = (",", " ,", ":", " :", ";", " ;", "\n", "Ċ")
 
 REFERENCE, BASELINE = "LLaDA", "Fast-dLLM, dual cache"
 """What quality is compared with, and what speed is: those of dllmc in blocks of 8."""
@@ -40,12 +43,25 @@ class Strategy:
     fields: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: bool = False
 
-    def config(self, tokens: Mapping[str, int]) -> DecodingConfig:
-        """The configuration for a vocabulary, which gives the ids of delimiters."""
+    def config(self, tokens: Mapping[str, int], length: int = LENGTH) -> DecodingConfig:
+        """The configuration for a vocabulary and a length of responses.
+
+        Args:
+            tokens: Ids by text, of which delimiters are taken.
+            length: Of the response; where evaluations are counted, these are in proportion.
+
+        Raises:
+            ConfigError: It needs delimiters, and the vocabulary has none.
+        """
         fields = {"schedule": BLOCKS, **self.fields}
         if fields["schedule"]["kind"] == "adablock":
             ids = tuple(tokens[text] for text in DELIMITERS if text in tokens)
+            if not ids:
+                raise ConfigError("the tokenizer has no delimiters that could end a block")
             fields["schedule"] = {**fields["schedule"], "delimiters": ids}
+        if "steps" in fields.get("commit", ()):
+            steps = max(1, fields["commit"]["steps"] * length // LENGTH)
+            fields["commit"] = {**fields["commit"], "steps": steps}
         return QUALITY_REFERENCE.replace(**fields)
 
 
