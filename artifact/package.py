@@ -67,6 +67,7 @@ class Package:
 
     @functools.cached_property
     def passes_sha256(self) -> str:
-        """Hash of which passes made them, and how often each matched."""
-        passes = [[entry.get("name"), entry.get("matched")] for entry in self.report]
+        """Hash of which passes made them, and how often each matched; not of those left out."""
+        ran = [entry for entry in self.report if entry.get("skipped_because") != "disabled"]
+        passes = [[entry.get("name"), entry.get("matched")] for entry in ran]
         return hashlib.sha256(json.dumps(passes).encode()).hexdigest()

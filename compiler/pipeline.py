@@ -81,8 +81,6 @@ def run_passes(
 
     def apply(kind: type[GraphPass], module: GraphModule) -> None:
         rewriting = kind(configs.get(kind.name))
-        if kind.lossy and not rewriting.config.enabled:
-            return
         probe = Probe(context.spec, device) if verify else None
         before = probe.observe(_loss_only(rewriting, module)) if probe else None
         results.append(rewriting.run(module, context))
@@ -105,11 +103,10 @@ def run_passes(
 
 def _loss_only(rewriting: GraphPass, module: GraphModule) -> GraphModule:
     """What `rewriting` is to make of `module`, by way of computation as it was before."""
-    if not rewriting.lossy:
+    if not (rewriting.lossy and rewriting.config.enabled):
         return module
     found = _copy(module)
     rewriting.lose(found)
-    found.recompile()
     return found
 
 

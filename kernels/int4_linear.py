@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from dllmc.kernels._library import define, implement
+from dllmc.kernels.int8_linear import aligned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def int4_linear_packed(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor |
         both = torch.stack([scales, torch.zeros_like(scales)], -1).transpose(0, 1).contiguous()
         packed = (made, both)
         weight._dllmc_packed = (packed, weight._version)  # type: ignore[attr-defined]
-    rows = x.flatten(0, -2).contiguous()
+    rows = aligned(x.flatten(0, -2).contiguous())
     product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed[0], group, packed[1])
     product = product.view(*x.shape[:-1], weight.shape[0])
     return product if bias is None else product + bias

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SIGNATURE = "int8_linear(Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> Tensor"
 _LARGEST = 127
+_VECTOR, _ALIGNMENT = 32, 64
 
 
 @define(_SIGNATURE)
@@ -35,16 +36,35 @@ def int8_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) 
     return product if bias is None else product + bias
 
 
-@implement("int8_linear", "packed", _SIGNATURE)
+def _shape(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    del scales, bias
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@implement("int8_linear", "packed", _SIGNATURE, opaque_on="CPU", fake=_shape)
 def int8_linear_packed(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
     """The same by torch's kernel that reads int8; for bfloat16 on a CPU.
 
-    It takes other dtypes too, and 40 times as long as the plain product.
+    It takes inputs in thirty-twos; others are computed plainly. (Other dtypes it takes too, and 40
+    times as long as the plain product.) What does not start at a multiple of 64 bytes, as
+    weights that are mapped from a file, ends the process, so it is copied first: weights once.
     """
-    rows = x.flatten(0, -2)
-    product: Tensor = torch.ops.aten._weight_int8pack_mm.default(rows, weight, scales)
+    if weight.shape[1] % _VECTOR:
+        plain = F.linear(x, weight.to(x.dtype)) * scales
+        return plain if bias is None else plain + bias
+    held, version = getattr(weight, "_dllmc_aligned", (None, -1))
+    if version != weight._version:
+        held = aligned(weight.detach())
+        weight._dllmc_aligned = (held, weight._version)  # type: ignore[attr-defined]
+    rows = aligned(x.flatten(0, -2).contiguous())
+    product: Tensor = torch.ops.aten._weight_int8pack_mm(rows, held, scales)
     product = product.view(*x.shape[:-1], weight.shape[0])
     return product if bias is None else product + bias
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy of it, that starts where vector instructions may read."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 def quantise_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,8 @@ from dllmc.passes._graph import add_buffer, argument, aten, calls, get_tensor
 from dllmc.spec import PassError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
     from torch.fx import GraphModule, Node
 
@@ -57,6 +59,7 @@ class QuantiseWeights(GraphPass):
     def rewrite(self, module: GraphModule, context: PassContext) -> int:
         del context
         sites = self._sites(module)
+        whole = {argument(node, "weight").target for node in sites}
         for node in sites:
             weight = get_tensor(module, argument(node, "weight"))
             codes, scales = self._rounded(weight, node)
@@ -69,6 +72,7 @@ class QuantiseWeights(GraphPass):
             node.args, node.kwargs = given, {}
         module.graph.eliminate_dead_code()
         module.delete_all_unused_submodules()
+        _forget(module, whole)
         return len(sites)
 
     def lose(self, module: GraphModule) -> None:
@@ -81,6 +85,7 @@ class QuantiseWeights(GraphPass):
             else:
                 rounded = codes.to(weight.dtype) * scales[:, None]
             node.update_arg(1, add_buffer(module, f"{node.name}_rounded", rounded, node))
+        module.recompile()
 
     @property
     def _config(self) -> QuantiseWeightsConfig:
@@ -105,3 +110,11 @@ class QuantiseWeights(GraphPass):
                 f"{hint}"
             )
         return quantise_int4(weight, group)
+
+
+def _forget(module: GraphModule, names: Iterable[str]) -> None:
+    """Let go of buffers of `module` that its graph no longer reads."""
+    read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    for name in names:
+        if name not in read and name in module._buffers:
+            delattr(module, name)
