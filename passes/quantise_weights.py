@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import GraphModule, Node
 
+# Scales of smaller groups would take as much memory as is saved.
+_LEAST = 8
+
 
 class QuantiseWeightsConfig(PassConfig):
     """How weights are rounded.
@@ -27,12 +31,13 @@ class QuantiseWeightsConfig(PassConfig):
     Attributes:
         enabled: It changes what the model computes, so nobody has it who does not ask.
         bits: 8, with a scale per output; or 4, with a scale per group of inputs.
-        group: Inputs of an output that have one scale, of 4 bits.
+        group: Inputs of an output that have one scale, of 4 bits; where they do not divide into
+            such groups, the largest part of it that they divide into.
     """
 
     enabled: bool = False
     bits: Literal[8, 4] = 8
-    group: int = Field(default=32, ge=2, multiple_of=2)
+    group: int = Field(default=32, ge=8, multiple_of=8)
 
 
 class QuantiseWeights(GraphPass):
@@ -46,7 +51,7 @@ class QuantiseWeights(GraphPass):
     rounded weights.
 
     Raises:
-        PassError: The inputs of a layer do not divide into groups.
+        PassError: The inputs of a layer do not divide into groups of 8 or more.
     """
 
     name = "quantise_weights"
@@ -101,13 +106,12 @@ class QuantiseWeights(GraphPass):
             raise PassError(f"the weight of `{node.name}` is {weight.dtype} and not to be rounded")
         if self._config.bits == 8:
             return quantise_int8(weight)
-        inputs, group = weight.shape[1], self._config.group
-        if inputs % group:
-            fitting = [n for n in (256, 128, 64, 32, 16, 8, 4, 2) if inputs % n == 0]
-            hint = f"use a group of {fitting[0]}" if fitting else "use 8 bits"
+        inputs = weight.shape[1]
+        group = math.gcd(inputs, self._config.group)
+        if group < _LEAST:
             raise PassError(
-                f"`{node.name}` has {inputs} inputs, which do not divide into groups of {group}; "
-                f"{hint}"
+                f"`{node.name}` has {inputs} inputs, which do not divide into groups of {_LEAST} "
+                "or more; round to 8 bits"
             )
         return quantise_int4(weight, group)
 

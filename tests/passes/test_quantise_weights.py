@@ -66,11 +66,23 @@ def test_what_was_rounded_is_not_kept_whole() -> None:
     assert not {name for name in wide if "proj" in name or "merged" in name or "attn_out" in name}
 
 
-def test_groups_that_inputs_do_not_divide_into_are_refused_with_one_that_fits() -> None:
-    module, spec = llada()
+def test_inputs_divide_into_the_largest_groups_that_fit() -> None:
+    module, spec = llada(mlp_hidden_size=48)
     graph, context = ready_for("quantise_weights", module, spec)
-    with pytest.raises(PassError, match=r"has 32 inputs, .* groups of 12; use a group of 32"):
-        of_bits(4, 12).run(graph, context)
+    of_bits(4).run(graph, context)
+    found = {
+        (2 * codes.shape[1], 2 * codes.shape[1] // scales.shape[1])
+        for node in calls(graph, torch.ops.dllmc.int4_linear.default)
+        for codes, scales in [[get_tensor(graph, n) for n in node.args[1:3]]]  # type: ignore[arg-type]
+    }
+    assert found == {(32, 32), (48, 16)}
+
+
+def test_inputs_that_divide_into_no_groups_are_refused() -> None:
+    module, spec = llada(mlp_hidden_size=36)
+    graph, context = ready_for("quantise_weights", module, spec)
+    with pytest.raises(PassError, match=r"has 36 inputs, .* groups of 8 or more; round to 8 bits"):
+        of_bits(4).run(graph, context)
 
 
 def test_verification_notices_a_rewriting_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
