@@ -68,6 +68,8 @@ class Evaluator:
         evidence: Where outcomes and timings are kept.
         clock: Seconds from any start.
         objective: What is timed.
+        reference: What decodes with `QUALITY_REFERENCE` in the engine's place: that of the model
+            whose weights the engine's were rounded from. None is the engine.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Evaluator:
         engine: Engine,
         task: Task,
         *,
+        reference: Engine | None = None,
         max_new_tokens: int,
         batch: int,
         evidence: EvidenceStore,
@@ -82,6 +85,7 @@ class Evaluator:
         objective: Objective = "throughput",
     ) -> None:
         self.engine = engine
+        self.reference = reference
         self.task = task
         self.key: Key = key_of(
             engine,
@@ -112,6 +116,7 @@ class Evaluator:
         other = Evaluator(
             self.engine,
             self.task,
+            reference=self.reference,
             max_new_tokens=self.key.workload.max_new_tokens,
             batch=batch,
             evidence=self._evidence,
@@ -146,7 +151,7 @@ class Evaluator:
         workload = self.key.workload
         self._prepare(config)
         begun = self._clock()
-        output = self.engine.generate(
+        output = self._decoder(config).generate(
             [sample.prompt for sample in batch.samples],
             max_new_tokens=workload.max_new_tokens,
             config=config,
@@ -175,6 +180,12 @@ class Evaluator:
         if new:
             self._evidence.save_quality(evidence)
         return seconds, sum(len(tokens) for tokens in output.tokens)
+
+    def _decoder(self, config: DecodingConfig) -> Engine:
+        """What decodes with `config`."""
+        if self.reference is not None and config == QUALITY_REFERENCE:
+            return self.reference
+        return self.engine
 
     def _prepare(self, config: DecodingConfig) -> None:
         """What is compiled of `config` is said per structure, which others may share."""
@@ -265,10 +276,12 @@ class Evaluator:
         """What is known of the answers of `config`."""
         name = config.canonical_json()
         if name not in self._quality:
+            decoder = self._decoder(config)
+            own = decoder is self.engine
             key = QualityKey(
-                weights_sha256=self.key.model.weights_sha256,
-                dtype=self.key.model.dtype,
-                numerics=self.key.numerics,
+                weights_sha256=decoder.weights_sha256,
+                dtype=decoder.dtype,
+                numerics=self.key.numerics if own else decoder.numerics,
                 task=self.task.name,
                 max_new_tokens=self.key.workload.max_new_tokens,
                 config=as_json(config),

@@ -67,6 +67,7 @@ def open_job(
     max_compile: str | float | None = None,
     pareto: bool = False,
     limit: float | None = None,
+    reference: Engine | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Job]:
@@ -79,6 +80,7 @@ def open_job(
     budget, trials = with_effort(effort, budget, trials)
     seconds = parse_budget(budget)
     _check(margin, trials, batch, max_new_tokens, objective)
+    _check_reference(engine, reference)
     limits = read_limits(max_memory, max_compile)
     limit = _limit(limit, margin, pareto=pareto)
     short = seconds is not None and seconds < _SHORT
@@ -104,6 +106,7 @@ def open_job(
         Evaluator(
             engine,
             found,
+            reference=reference,
             max_new_tokens=length,
             batch=structure.batches[0],
             evidence=EvidenceStore(store),
@@ -125,11 +128,14 @@ def open_job(
         narrowing={key: value for key, value in (space or {}).items() if key != "batch"},
         command=_command(
             engine, found, margin, budget, trials, objective, batch, seed, space, limit, limits
-        ),
+        )
+        + ("" if reference is None else f" --reference {reference.name}"),
         objective=objective,
         limit=limit,
     )
     identity = _identity(engine, found, settings, allowed) | limits.identity()
+    if reference is not None:
+        identity["reference"] = reference.weights_sha256
     name = f"{found.name}-{split_digest([json.dumps(identity, sort_keys=True)])[:12]}"
     where = storage or store.root / "studies.sqlite3"
     shown = rich_progress() if progress == "rich" else contextlib.nullcontext(progress or silent)
@@ -196,6 +202,27 @@ def _check(
     for name, value in (("trials", trials), ("batch", batch), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:
             raise TuningError(f"`{name}`={value} must be at least 1")
+
+
+def _check_reference(engine: Engine, reference: Engine | None) -> None:
+    rounded = engine.package.precision
+    if reference is None:
+        if rounded is not None:
+            raise TuningError(
+                f"the weights of `{engine.name}` were rounded to {rounded}, and its own answers "
+                "do not tell what that costs; give the model as it was: `reference` (--reference)"
+            )
+        return
+    if rounded is None:
+        raise TuningError(
+            f"`reference` is for rounded weights, and those of `{engine.name}` are as they came; "
+            "leave it out"
+        )
+    if reference.package.precision is not None or reference.spec != engine.spec:
+        raise TuningError(
+            f"`reference`, `{reference.name}`, is not the model as it was: compile it without "
+            "`precision`"
+        )
 
 
 def _limit(limit: float | None, margin: float, *, pareto: bool) -> float | None:

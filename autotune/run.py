@@ -63,6 +63,7 @@ def tune(
     max_compile: str | float | None = None,
     pareto: bool = False,
     limit: float | None = None,
+    reference: Engine | None = None,
     report: Path | str | None = None,
     progress: Callback | Literal["rich"] | None = "rich",
     clock: Callable[[], float] = time.perf_counter,
@@ -105,6 +106,9 @@ def tune(
             gets a record; that any of these breaks it has probability 5 % at most.
         limit: Loss of right answers that the front shows, as a difference of shares; five
             margins by default.
+        reference: Engine of the model as it was before `precision` rounded the weights of
+            `engine`; needed for those, and for no others. Quality is then compared with what it
+            decodes with `QUALITY_REFERENCE`.
         report: HTML file for the page of the job, with its JSON beside; None is the folder
             `reports` of the database.
         progress: `rich` for bars on standard error, a function, or None.
@@ -134,6 +138,7 @@ def tune(
         max_compile=max_compile,
         pareto=pareto,
         limit=limit,
+        reference=reference,
         progress=progress,
         clock=clock,
     ) as job:
@@ -242,6 +247,11 @@ def _counts(study: optuna.Study) -> dict[str, int]:
 def _notes(job: Job, record: Record) -> list[str]:
     """What was chosen of execution; how often a file's confirm prompts were used, which wears."""
     notes = said(job)
+    if (whole := job.evaluator.reference) is not None:
+        notes.append(
+            f"quality is compared with weights as they were ({whole.weights_sha256[:12]}); where "
+            "nothing was confirmed, rounding was not either: decode with the model as it was"
+        )
     if job.task.kind != "user":
         return notes
     earlier = {

@@ -53,6 +53,10 @@ def command(
     limit: Annotated[
         float | None, typer.Option(help="Loss that the front shows; five margins by default.")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Where ART's weights were rounded: the same model as it was."),
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="Its own if left out.")] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     db: Annotated[str | None, typer.Option(help="Where records go; the user's database.")] = None,
@@ -108,6 +112,8 @@ def command(
         "pareto": pareto,
         "limit": limit,
     }
+    if reference is not None:
+        options["reference"] = open_engine(reference, backend=backend, device=device, database=db)
     if worker:
         for one in tasks:
             say(str(autotune.help_tune(engine, one, **options)))

@@ -107,7 +107,9 @@ class PlantedEngine:
     numerics: str = "float32/eager/cpu/highest"
     database: Path | None = None
     package: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(graph_sha256=None, passes_sha256=None, records=[])
+        default_factory=lambda: SimpleNamespace(
+            graph_sha256=None, passes_sha256=None, records=[], precision=None
+        )
     )
 
     def clock(self) -> float:

@@ -36,7 +36,9 @@ class HoldingEngine(PlantedEngine):
 
     device: Any = field(default_factory=lambda: torch.device("cpu"))
     package: Any = field(
-        default_factory=lambda: SimpleNamespace(graph_sha256=None, passes_sha256=None, graphs={})
+        default_factory=lambda: SimpleNamespace(
+            graph_sha256=None, passes_sha256=None, graphs={}, precision=None
+        )
     )
 
     def encode(self, text: str) -> list[int]:

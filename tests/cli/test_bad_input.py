@@ -44,6 +44,16 @@ CASES = {
         ["`--backend` means nothing", "leave it out"],
     ),
     "programs of none rebuilt": ("rebuild ART", 2, ["no ahead-of-time programs", "--add-plan"]),
+    "a precision with a typo": (
+        "compile embedded -o OUT --precision int7",
+        2,
+        ["`precision`='int7'", "did you mean `int8`?"],
+    ),
+    "a reference of what was not rounded": (
+        "tune ART --task copy --reference ART",
+        1,
+        ["`reference` is for rounded weights", "leave it out"],
+    ),
     "an ONNX export of nothing": ("export-onnx nope -o OUT", 2, ["`nope`", "checkpoint folder"]),
     "an opset without attention": (
         "export-onnx ART -o OUT --plans SAFE --opset 20",
