@@ -23,6 +23,7 @@ MANIFEST, WEIGHTS, TOKENIZER, NOTICES = (
 )
 BINARIES = "programs/aot.json"
 EXPORTS = "programs/onnx.json"
+ENGINES = "programs/tensorrt.json"
 # As in a checkpoint, so that the two files mean the same wherever they stand.
 TEMPLATE, SPECIAL_TOKENS = "chat_template.jinja", "special_tokens_map.json"
 _FORMAT: Literal["dllmc artifact"] = "dllmc artifact"
@@ -50,6 +51,7 @@ class Manifest(BaseModel):
         binaries: File that lists ahead-of-time programs, if there are any.
         exports: File that lists programs for ONNX runtimes, if there are any.
         precision: What weights were rounded to, if they were.
+        engines: File that lists TensorRT engines, if there are any.
         sha256: Of everything above, see `sealed`; artifacts of early versions have none.
     """
 
@@ -60,7 +62,7 @@ class Manifest(BaseModel):
     dllmc: str
     torch: str
     name: str
-    backend: Literal["eager", "inductor", "aot", "onnxruntime"]
+    backend: Literal["eager", "inductor", "aot", "onnxruntime", "tensorrt"]
     target: Literal["cpu", "cuda"]
     dtype: Literal["float32", "float64", "bfloat16", "float16"]
     spec: DenoiserSpec
@@ -72,12 +74,15 @@ class Manifest(BaseModel):
     binaries: str | None = None
     exports: str | None = None
     precision: str | None = None
+    engines: str | None = None
     sha256: str | None = None
 
     def missing(self) -> list[str]:
         """Files that must be listed and are not."""
         needed = [WEIGHTS, self.records, *self.programs.values()]
-        needed += [name for name in (self.binaries, self.exports) if name is not None]
+        needed += [
+            name for name in (self.binaries, self.exports, self.engines) if name is not None
+        ]
         return [name for name in needed if name not in self.files]
 
 
@@ -88,8 +93,8 @@ def sealed(manifest: Manifest) -> Manifest:
 
 def _hash_content(manifest: Manifest) -> str:
     # A field that came later counts where it is set: older artifacts were hashed without it.
-    later = {name for name in ("exports", "precision") if getattr(manifest, name) is None}
-    left_out = {"sha256", *later}
+    later = ("exports", "precision", "engines")
+    left_out = {"sha256", *(name for name in later if getattr(manifest, name) is None)}
     content = manifest.model_dump_json(exclude=left_out)
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from dllmc.artifact._manifest import (
     BINARIES,
+    ENGINES,
     EXPORTS,
     FORMAT_VERSION,
     MANIFEST,
@@ -43,6 +44,7 @@ from dllmc.artifact._manifest import (
 )
 from dllmc.artifact.binaries import Binaries, Listing
 from dllmc.artifact.chat import ChatTemplate
+from dllmc.artifact.engines import read_engines
 from dllmc.artifact.exports import read_exports, write_exports
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.package import Package
@@ -168,6 +170,7 @@ def load_package(path: str | Path, *, public_key: str | Path | None = None) -> P
         records=read_records(folder, manifest),
         binaries=None if manifest.binaries is None else read_binaries(folder, manifest.binaries),
         precision=manifest.precision,
+        engines=None if manifest.engines is None else read_engines(folder, manifest.engines),
         exports=None if manifest.exports is None else read_exports(folder, manifest.exports),
         notices=(folder / NOTICES).read_text(encoding="utf-8") if NOTICES in listed else "",
     )
@@ -284,6 +287,10 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
             shutil.copyfile(file, folder / name)
         listing = package.binaries.listing.model_dump_json(indent=1)
         (folder / BINARIES).write_text(listing)
+    if package.engines is not None:
+        for name, file in package.engines.files.items():
+            shutil.copyfile(file, folder / name)
+        (folder / ENGINES).write_text(package.engines.listing.model_dump_json(indent=1))
     if package.exports is not None:
         write_exports(package.exports, folder, WEIGHTS)
         (folder / EXPORTS).write_text(package.exports.listing.model_dump_json(indent=1))
@@ -313,6 +320,7 @@ def _write(package: Package, folder: Path, target: str | None) -> None:
             "records": records,
             "binaries": None if package.binaries is None else BINARIES,
             "precision": package.precision,
+            "engines": None if package.engines is None else ENGINES,
             "exports": None if package.exports is None else EXPORTS,
             "report": package.report,
             "files": {file.relative_to(folder).as_posix(): hash_file(file) for file in written},

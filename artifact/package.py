@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dllmc.artifact.binaries import Binaries
     from dllmc.artifact.chat import ChatTemplate
+    from dllmc.artifact.engines import Engines
     from dllmc.artifact.exports import Exports
     from dllmc.spec import DenoiserSpec
 
@@ -30,7 +31,8 @@ class Package:
         dtype: Of weights and activations, as torch spells it.
         precision: What weights were rounded to beyond what the model came in, such as `int8`; None
             if nothing was.
-        backend: How steps run: `eager`, `inductor`, `aot` or `onnxruntime`.
+        backend: How steps run: `eager`, `inductor`, `aot`, `onnxruntime` or
+            `tensorrt`.
         graphs: The lowered step by statistics set, `greedy` and `sampled`. Inputs by name:
             `tokens`, `positions`, `slots` `[B, W]`, `head_rows` `[B, R]`, `key_limit` `[B]`,
             `keys_i` and `values_i` `[B, G, S, D]`; `sampled` adds `temperature`, `seed`,
@@ -43,6 +45,7 @@ class Package:
         notices: Licence notes that travel with the weights.
         binaries: Ahead-of-time programs, or None.
         exports: Programs for ONNX runtimes, or None.
+        engines: TensorRT engines, or None.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Package:
     notices: str = ""
     binaries: Binaries | None = None
     exports: Exports | None = None
+    engines: Engines | None = None
     precision: str | None = None
 
     @functools.cached_property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllmc.artifact._manifest import NOTICES, WEIGHTS, Manifest, check_file, read_manifest
+from dllmc.artifact.engines import read_engines
 from dllmc.artifact.exports import read_exports
 from dllmc.artifact.files import read_binaries, read_records
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dllmc.artifact.binaries import Listing
+    from dllmc.artifact.engines import EngineListing
     from dllmc.artifact.exports import ExportListing
 
 
@@ -27,6 +29,7 @@ class Summary:
         records: Tuning records that it ships, as JSON values.
         listing: Its ahead-of-time programs, or None.
         exports: Its ONNX programs, or None.
+        engines: Its TensorRT engines, or None.
         notices: Licence notes.
     """
 
@@ -35,6 +38,7 @@ class Summary:
     records: list[dict[str, Any]]
     listing: Listing | None
     exports: ExportListing | None
+    engines: EngineListing | None
     notices: str
 
 
@@ -55,6 +59,7 @@ def summarise(path: str | Path) -> Summary:
     }
     binaries = manifest.binaries and read_binaries(folder, manifest.binaries)
     exports = manifest.exports and read_exports(folder, manifest.exports)
+    engines = manifest.engines and read_engines(folder, manifest.engines)
     has_notices = NOTICES in manifest.files
     return Summary(
         manifest=manifest,
@@ -62,5 +67,6 @@ def summarise(path: str | Path) -> Summary:
         records=read_records(folder, manifest),
         listing=binaries.listing if binaries else None,
         exports=exports.listing if exports else None,
+        engines=engines.listing if engines else None,
         notices=(folder / NOTICES).read_text(encoding="utf-8") if has_notices else "",
     )

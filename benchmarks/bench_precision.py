@@ -32,7 +32,6 @@ from dllmc.tasks import get_task, task_names
 
 # Slots of the canvas, and rows of a window.
 MODELS = {"embedded": (64, 32), "random:llada-60m": (320, 32)}
-ROWS_OF_ONE = 1
 CPU = torch.device("cpu")
 _COPIED = 1 << 28
 
@@ -58,7 +57,7 @@ def steps(model: str, rounds: int, copied: float) -> list[dict[str, Any]]:
     }
     programs = {name: InductorPrograms(package, CPU) for name, package in packages.items()}
     found = []
-    for rows in (window, ROWS_OF_ONE):
+    for rows in (window, 1):
         plans = {
             name: StepPlan(batch=1, rows=rows, head_rows=rows, slots=slots, dtype=package.dtype)
             for name, package in packages.items()

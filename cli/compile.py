@@ -9,7 +9,7 @@ import typer
 
 from dllmc.cli._config import read_config
 from dllmc.cli._console import output, print_json, progress, remark, say, table
-from dllmc.cli._subject import DTYPES, load_model
+from dllmc.cli._subject import DEVICE_HELP, DTYPES, load_model
 from dllmc.spec import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ _REMARKS = {
         "decodes with the plans that were asked for; `dllmc compile ARTIFACT --add-plan CONFIG` "
         "adds others."
     ),
+    "tensorrt": (
+        "The artifact holds TensorRT engines for this GPU, each with the weights once more, the "
+        "rewritten graph and the weights."
+    ),
     "eager": "The artifact holds the rewritten graph and the weights, and is run node by node.",
 }
 
@@ -54,7 +58,7 @@ def command(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(help="inductor, eager; aot: machine code, or onnxruntime: ONNX, made now."),
+        typer.Option(help="inductor, eager; made now: aot, machine code; onnxruntime; tensorrt."),
     ] = "inductor",
     plans: Annotated[
         list[str] | None,
@@ -90,6 +94,7 @@ def command(
             "bfloat16+int4."
         ),
     ] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compile MODEL into an artifact that any machine of this kind can load."""
@@ -99,7 +104,7 @@ def command(
     if add_plan:
         _refuse(f"`{model}` is compiled", {"--backend": backend != "inductor", "--plans": plans})
         _refuse(f"`{model}` is compiled", {"--dtype": dtype, "--verify": verify})
-        _refuse(f"`{model}` is compiled", {"--precision": precision})
+        _refuse(f"`{model}` is compiled", {"--precision": precision, "--device": device})
         add_programs(model, out or model, add_plan, target)
         return
     if out is None:
@@ -118,6 +123,7 @@ def command(
         plans=configs,
         target=target,
         precision=precision,
+        device=device or "cpu",
     )
     path = compiled.save(out)
     package = compiled.package
@@ -150,6 +156,7 @@ def compile_with_progress(
     plans: Sequence[DecodingConfig] | None = None,
     target: str | None = None,
     precision: str | None = None,
+    device: str = "cpu",
 ) -> CompiledModel:
     """Compile `model`, showing which pass runs; `after_pass` gets its name and the graph."""
     from dllmc.compiler import compile_model
@@ -177,6 +184,7 @@ def compile_with_progress(
             backend=backend,
             verify=verify,
             precision=precision,
+            device=device,
             before_and_after=show,
         )
         if backend not in MADE_BEFORE:
@@ -225,7 +233,9 @@ def add_programs(artifact: str, out: str, texts: Sequence[str], target: str | No
 
 def _count(package: Package) -> int:
     """Programs that were made before, of the package's back end."""
-    held = package.exports if package.backend == "onnxruntime" else package.binaries
+    held = {"onnxruntime": package.exports, "tensorrt": package.engines}.get(
+        package.backend, package.binaries
+    )
     return 0 if held is None else len(held.listing.programs)
 
 

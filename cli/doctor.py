@@ -49,9 +49,10 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
         shown.add_row(Text(finding.name), mark, Text(finding.found), Text(finding.remedy))
     console = output()
     console.print(shown)
-    needs = {"inductor": "C++ compiler", "onnxruntime": "onnxruntime"}
-    can = ["eager", "aot", *(name for name, need in needs.items() if _works(findings, need))]
-    console.print(f"\nback ends that run here: {', '.join(can)}")
+    can = "eager and inductor" if _works(findings, "C++ compiler") else "eager"
+    console.print(f"\nback ends that run here: {can}")
+    made = [name for name in ("onnxruntime", "tensorrt") if _works(findings, name)]
+    console.print(f"with artifacts made for them: {', '.join(['aot', *made])}")
 
 
 def examine() -> list[Finding]:
@@ -67,7 +68,7 @@ def examine() -> list[Finding]:
         _package("onnxruntime", "the onnxruntime back end", "pip install onnxruntime"),
         _package(
             "tensorrt",
-            "the tensorrt back end of a later version",
+            "the tensorrt back end",
             'pip install "dllmc[tensorrt]" where there is an NVIDIA GPU',
         ),
         _embedded(),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dllmc.artifact.binaries import Listing
+    from dllmc.artifact.engines import EngineListing
     from dllmc.artifact.exports import ExportListing
     from dllmc.artifact.summary import Summary
     from dllmc.tuning_db import Record
@@ -46,6 +47,9 @@ def command(
     if found.listing is not None:
         say("")
         output().print(_program_table(found.listing))
+    if found.engines is not None:
+        say("")
+        output().print(_engine_table(found.engines))
     if found.exports is not None:
         say("")
         output().print(_export_table(found.exports))
@@ -79,6 +83,9 @@ def _lines(found: Summary) -> list[tuple[str, object]]:
         lines.append(
             ("runs on", f"{target.machine}, {target.isa} ({needs}), torch {target.torch}")
         )
+    if found.engines is not None:
+        engines = found.engines
+        lines.append(("TensorRT", f"{engines.tensorrt}, {engines.architecture}"))
     if found.exports is not None:
         lines.append(("ONNX", f"opset {found.exports.opset}, for any ONNX runtime"))
     return lines
@@ -97,6 +104,20 @@ def _program_table(listing: Listing) -> Table:
             "1" if program.single else "larger",
             str(len({call.piece for call in program.calls})),
             str(len(program.calls)),
+        )
+    return found
+
+
+def _engine_table(listing: EngineListing) -> Table:
+    sizes = {name: f"{size.least} to {size.most}" for name, size in listing.sizes.items()}
+    found = table("TensorRT engine", "statistics", "mask", "inputs", *sizes)
+    for program in listing.programs:
+        found.add_row(
+            program.file,
+            program.statistics + (" + saliency" if program.saliency else ""),
+            program.mask,
+            program.inputs,
+            *sizes.values(),
         )
     return found
 
@@ -160,5 +181,6 @@ def _facts(artifact: str, found: Summary) -> dict[str, Any]:
         "tuning_records": found.records,
         "ahead_of_time": None if found.listing is None else found.listing.model_dump(mode="json"),
         "onnx": None if found.exports is None else found.exports.model_dump(mode="json"),
+        "tensorrt": None if found.engines is None else found.engines.model_dump(mode="json"),
         "notices": found.notices,
     }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dllmc.compiler._adapter import Example
     from dllmc.passes import PassConfig, PassResult
 
-Backend = Literal["eager", "inductor", "aot", "onnxruntime"]
+Backend = Literal["eager", "inductor", "aot", "onnxruntime", "tensorrt"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dllmc.runtime.programs import (
     InductorPrograms,
     OnnxPrograms,
     Programs,
+    TensorRTPrograms,
 )
 from dllmc.spec import UsageError, nearest
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from dllmc.artifact import Package
 
-BACKENDS: Final = ("eager", "inductor", "aot", "onnxruntime")
+BACKENDS: Final = ("eager", "inductor", "aot", "onnxruntime", "tensorrt")
 
-MADE_BEFORE: Final = ("aot", "onnxruntime")
+MADE_BEFORE: Final = ("aot", "onnxruntime", "tensorrt")
 """Those of them whose programs are made when a model is compiled, for the plans asked for."""
 
 
@@ -44,11 +45,17 @@ def programs_of(
     """
     if backend not in BACKENDS:
         raise UsageError(f"`backend`={backend!r} is unknown; {nearest(backend, BACKENDS)}")
-    made = {"aot": package.binaries, "onnxruntime": package.exports}
+    made = {
+        "aot": package.binaries,
+        "onnxruntime": package.exports,
+        "tensorrt": package.engines,
+    }
     if backend == "eager" or (helper and backend in made and made[backend] is None):
         return EagerPrograms(package)
     if backend == "onnxruntime":
         return OnnxPrograms(package, device)
+    if backend == "tensorrt":
+        return TensorRTPrograms(package, device)
     compiled: Programs
     if backend == "aot":
         compiled = AotPrograms(package, device)

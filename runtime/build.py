@@ -73,6 +73,13 @@ def with_plans(
                 "`target` means nothing to ONNX programs, which run anywhere; leave it out"
             )
         return with_exports(package, configs, add=add, tell=tell)
+    if package.backend == "tensorrt":
+        if target is not None:
+            raise UsageError(
+                "`target` means nothing to TensorRT engines, which run on the GPU at hand; leave "
+                "it out"
+            )
+        return with_engines(package, configs, add=add, tell=tell)
     return with_programs(package, configs, target=target or BASELINE, add=add, tell=tell)
 
 
@@ -167,6 +174,40 @@ def with_exports(
     return dataclasses.replace(package, backend="onnxruntime", exports=builder.finish())
 
 
+def with_engines(
+    package: Package,
+    configs: Iterable[DecodingConfig],
+    *,
+    add: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Package:
+    """`package` with TensorRT engines for `configs`, as its own back end. Not run on a GPU yet.
+
+    Args:
+        package: Compiled for a GPU, which the engines are built on and for.
+        configs: Ways to decode, as for `with_programs`.
+        add: Keep the engines that it has.
+        tell: Called with what is built next, and which operators of it convert.
+
+    Raises:
+        ConfigError: A configuration does not fit the model.
+        PlanError: TensorRT has no converter for an operator, or cannot build a plan.
+        UsageError: The package is not on a GPU, or torch-tensorrt is not installed.
+    """
+    from dllmc.runtime.programs._build_tensorrt import EngineBuilder
+    from dllmc.runtime.programs.tensorrt import architecture_of, import_tensorrt
+
+    device = device_of(package)
+    builder = EngineBuilder(package.spec, device, package.engines if add else None)
+    programs = EagerPrograms(package)
+    for plan in plans_of(package, configs):
+        if not builder.has(plan):
+            tell(f"building {plan.statistics}, {plan.mask}, {plan.inputs}")
+            builder.add(plan, programs.graph(plan), tell)
+    made = builder.finish(architecture_of(device), import_tensorrt().__version__)
+    return dataclasses.replace(package, backend="tensorrt", engines=made)
+
+
 def plan_of(program: Program, dtype: str) -> StepPlan:
     """A plan that `program` runs; its sizes do not count."""
     heads = 0 if program.statistics == "none" else 1
@@ -191,7 +232,7 @@ def plans_of(package: Package, configs: Iterable[DecodingConfig]) -> list[StepPl
     Raises:
         ConfigError: One does not fit the model.
     """
-    engine = Engine(dataclasses.replace(package, backend="eager", binaries=None, exports=None))
+    engine = Engine(package, backend="eager")
     recorder = _Recorder(package)
     engine.programs = recorder
     word = next(token for token in range(engine.spec.vocab_size) if token not in _special(engine))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {"select": ("plain", "compiled")}
 """Values by knob; the first is what is done where nothing is said."""
 
-UNCOMPILING: Final = ("eager", "aot", "onnxruntime")
+UNCOMPILING: Final = ("eager", "aot", "onnxruntime", "tensorrt")
 """Back ends that compile nothing while they decode."""
 
 

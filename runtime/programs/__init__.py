@@ -7,6 +7,7 @@ from dllmc.runtime.programs.eager import EagerPrograms
 from dllmc.runtime.programs.inductor import InductorPrograms
 from dllmc.runtime.programs.onnx import OnnxPrograms
 from dllmc.runtime.programs.selects import Selects
+from dllmc.runtime.programs.tensorrt import TensorRTPrograms
 
 __all__ = [
     "AotPrograms",
@@ -16,5 +17,6 @@ __all__ = [
     "OnnxPrograms",
     "Programs",
     "Selects",
+    "TensorRTPrograms",
     "cache_shapes",
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dllmc.runtime.programs.base import sizes_of
+from dllmc.runtime.programs.base import SIZES, sizes_of
 from dllmc.spec import PlanError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class CheckedInputs:
 
 def sizes_by_name(plan: StepPlan) -> dict[str, int]:
     """Sizes of a step as `Input.sizes` names them."""
-    return dict(zip(("batch", "rows", "head_rows", "slots"), sizes_of(plan), strict=True))
+    return dict(zip(map(str, SIZES), sizes_of(plan), strict=True))
 
 
 def _dense(name: str, tensor: Tensor) -> Tensor:

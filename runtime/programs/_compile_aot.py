@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dllmc.artifact.binaries import Binaries, Call, Input, Listing, Program
+from dllmc.artifact.binaries import Binaries, Call, Listing, Program
 from dllmc.artifact.graph import graph_from_json, graph_to_json, weights_of
 from dllmc.artifact.outline import in_one_piece, outline
 from dllmc.runtime.programs import _compile_graph
 from dllmc.runtime.programs._compile_step import examples_of, identity_of, places_of
 from dllmc.runtime.programs.aot import kind_of
 from dllmc.runtime.programs.base import (
+    described,
     dynamic_axes,
     example_inputs,
     example_of,
-    sizes_of,
 )
 from dllmc.spec import PlanError
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import GraphModule, Node
 
-    from dllmc.artifact.binaries import Size, Target
+    from dllmc.artifact.binaries import Target
     from dllmc.artifact.outline import Outline
     from dllmc.spec import StepPlan
 
@@ -118,7 +118,7 @@ class LibraryBuilder:
             inputs=plan.inputs,
             saliency=plan.saliency,
             single=plan.batch == 1,
-            takes={name: _input(used[name], axes[name], example) for name in names},
+            takes={name: described(used[name], axes[name], example) for name in names},
             calls=calls,
             gives=gives,
         )
@@ -165,15 +165,6 @@ def _stripped(library: Path) -> Path:
     if shutil.which("strip") is not None:
         subprocess.run(["strip", "--strip-unneeded", library], check=False, capture_output=True)
     return library
-
-
-def _input(example: Tensor, axes: Iterable[int], plan: StepPlan) -> Input:
-    kinds: dict[int, Size] = dict(
-        zip(sizes_of(plan), ("batch", "rows", "head_rows", "slots"), strict=True)
-    )
-    dynamic = set(axes)
-    sizes = [kinds[n] if axis in dynamic else n for axis, n in enumerate(example.shape)]
-    return Input(dtype=str(example.dtype).removeprefix("torch."), sizes=tuple(sizes))
 
 
 def _calls(

@@ -13,22 +13,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from dllmc.artifact.binaries import Input
 from dllmc.artifact.exports import ExportedProgram, ExportListing, Exports
 from dllmc.artifact.functional import functional
 from dllmc.artifact.graph import weights_of
 from dllmc.kernels import bodies
 from dllmc.runtime.programs._onnx_model import output_of, serialised, tidy
-from dllmc.runtime.programs.base import dynamic_axes, example_inputs, example_of, sizes_of
+from dllmc.runtime.programs.base import (
+    SIZES,
+    described,
+    dynamic_axes,
+    example_inputs,
+    example_of,
+    sizes_of,
+)
 from dllmc.spec import PlanError, UsageError, nearest, statistics_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
     from torch.fx import GraphModule
 
-    from dllmc.artifact.binaries import Size
+    from dllmc.artifact.binaries import Input
     from dllmc.spec import StepPlan
 
 OPSETS: Final = (23, 24)
@@ -45,7 +51,6 @@ _EXTRAS: Final = {
     "second": ["second_logit"],
     "top": ["top_ids", "top_logits"],
 }
-_SIZES: Final[tuple[Size, ...]] = ("batch", "rows", "head_rows", "slots")
 
 
 class OnnxBuilder:
@@ -107,7 +112,7 @@ class OnnxBuilder:
         names = [str(node.target) for node in step.graph.nodes if node.op == "placeholder"]
         given = example_inputs(step, example, self._device)
         axes = dynamic_axes(step, example)
-        takes = {n: _described(given[n], axes[n], example, self._fixed) for n in names}
+        takes = {n: described(given[n], axes[n], example, self._fixed) for n in names}
         if self._fixed:
             given = example_inputs(step, _with_sizes(example, self._fixed), self._device)
         model = _exported(step, {n: given[n] for n in names}, takes, plan, self._opset)
@@ -150,8 +155,8 @@ def _result_names(plan: StepPlan, count: int) -> list[str]:
 
 def _checked_sizes(fixed: Mapping[str, int]) -> Mapping[str, int]:
     for name, size in fixed.items():
-        if name not in _SIZES:
-            raise UsageError(f"there is no size `{name}`; {nearest(name, map(str, _SIZES))}")
+        if name not in SIZES:
+            raise UsageError(f"there is no size `{name}`; {nearest(name, map(str, SIZES))}")
         if size < (2 if name == "slots" else 1):
             raise UsageError(f"`{name}`={size} is too small for a step")
     return fixed
@@ -162,7 +167,7 @@ def _with_sizes(plan: StepPlan, fixed: Mapping[str, int]) -> StepPlan:
 
     The exporter would take equal sizes for one size.
     """
-    sizes = dict(zip(map(str, _SIZES), sizes_of(plan), strict=True))
+    sizes = dict(zip(map(str, SIZES), sizes_of(plan), strict=True))
     for name, size in sizes.items():
         while name not in fixed and sizes[name] in fixed.values():
             sizes[name] = size = size + 20
@@ -171,15 +176,6 @@ def _with_sizes(plan: StepPlan, fixed: Mapping[str, int]) -> StepPlan:
     if plan.statistics == "none":
         sizes["head_rows"] = 0
     return plan.model_copy(update=sizes)
-
-
-def _described(
-    example: Tensor, axes: Iterable[int], plan: StepPlan, fixed: Mapping[str, int]
-) -> Input:
-    kinds = {n: fixed.get(str(name), name) for n, name in zip(sizes_of(plan), _SIZES, strict=True)}
-    dynamic = set(axes)
-    sizes = [kinds[n] if axis in dynamic else n for axis, n in enumerate(example.shape)]
-    return Input(dtype=str(example.dtype).removeprefix("torch."), sizes=tuple(sizes))
 
 
 def check_installed(*packages: str) -> None:
@@ -205,7 +201,7 @@ def _exported(
     plan: StepPlan,
     opset: int,
 ) -> Any:
-    dims = {name: torch.export.Dim(str(name), min=1, max=2**31 - 1) for name in _SIZES}
+    dims = {name: torch.export.Dim(str(name), min=1, max=2**31 - 1) for name in SIZES}
     shapes = tuple(
         {axis: dims[size] for axis, size in enumerate(take.sizes) if isinstance(size, str)}
         for take in takes.values()

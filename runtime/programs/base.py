@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from dllmc.artifact import derive
+from dllmc.artifact.binaries import Input, Size
 from dllmc.spec import PlanError, StepPlan, statistics_parts
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from dllmc.artifact import Package
 
 Statistics = tuple["Tensor", ...]
+
+SIZES: Final[tuple[Size, ...]] = ("batch", "rows", "head_rows", "slots")
+"""Names of the sizes of a step, in the order of `sizes_of`."""
 
 # Sizes of the examples of a dynamic program: all different, as `compile_graph` asks.
 _EXAMPLE_BATCH, _EXAMPLE_ROWS, _EXAMPLE_HEAD_ROWS, _EXAMPLE_SLOTS = 3, 7, 5, 11
@@ -135,6 +139,24 @@ def dynamic_axes(graph: GraphModule, plan: StepPlan) -> dict[str, tuple[int, ...
 def sizes_of(plan: StepPlan) -> tuple[int, int, int, int]:
     """Batch, rows, head rows and slots of a step, those of scratch among them."""
     return plan.batch, plan.rows, plan.head_rows, plan.slots + plan.scratch
+
+
+def described(
+    example: Tensor, axes: Iterable[int], plan: StepPlan, fixed: Mapping[str, int] | None = None
+) -> Input:
+    """An input like `example`, whose dynamic axes have the sizes of `plan` by name.
+
+    Args:
+        example: Of the shapes of `plan`, whose sizes all differ.
+        axes: That are dynamic.
+        plan: The sizes.
+        fixed: Sizes by name that stay numbers.
+    """
+    fixed = fixed or {}
+    kinds = {n: fixed.get(str(s), s) for n, s in zip(sizes_of(plan), SIZES, strict=True)}
+    dynamic = set(axes)
+    sizes = tuple(kinds[n] if axis in dynamic else n for axis, n in enumerate(example.shape))
+    return Input(dtype=str(example.dtype).removeprefix("torch."), sizes=sizes)
 
 
 def example_of(plan: StepPlan) -> StepPlan:

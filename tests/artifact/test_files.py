@@ -180,7 +180,7 @@ def test_another_format_version_says_who_wrote_it(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("backend", "tensorrt"),
+        ("backend", "tensorflow"),
         ("dtype", "float8"),
         ("target", "tpu"),
         ("spec", {"mask_id": 3}),

@@ -54,6 +54,16 @@ CASES = {
         1,
         ["`reference` is for rounded weights", "leave it out"],
     ),
+    "TensorRT without a GPU": (
+        "compile embedded -o OUT --backend tensorrt",
+        2,
+        ["on an NVIDIA GPU, and this is `cpu`", "--device cuda"],
+    ),
+    "TensorRT engines that are not there": (
+        "generate ART a --backend tensorrt",
+        2,
+        ["no TensorRT engines", "--backend tensorrt"],
+    ),
     "an ONNX export of nothing": ("export-onnx nope -o OUT", 2, ["`nope`", "checkpoint folder"]),
     "an opset without attention": (
         "export-onnx ART -o OUT --plans SAFE --opset 20",

@@ -150,3 +150,4 @@ def test_doctor_finds_torch_and_always_succeeds(
     assert ran.status == 0
     assert "install g++ for the inductor back end" in ran.out
     assert "back ends that run here: eager\n" in ran.out
+    assert "with artifacts made for them: aot" in ran.out

@@ -41,7 +41,7 @@ SHORTER = {
 # They compile one model or more, as the README does.
 LONG = (
     *("ahead-of-time.md", "artifacts.md", "chat.md", "decoding.md", "foreign.md"),
-    *("models.md", "onnx.md", "traces.md", "tuning.md"),
+    *("models.md", "onnx.md", "precision.md", "traces.md", "tuning.md"),
 )
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<kind>python|bash)\n(?P<text>.*?)^```$",
