@@ -150,6 +150,35 @@ def cached_attention_full_mask(
     return _attend(q, keys, values, seen, scale)
 
 
+@implement("cached_attention", "plain", CACHED)
+def cached_attention_plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    key_limit: Tensor,
+    scale: float,
+    query_positions: Tensor | None = None,
+    key_positions: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`cached_attention` of matrix products and a softmax in float32 or better.
+
+    For compilers that take attention for causal, as torch-tensorrt takes any that has a mask.
+    """
+    write_cache(k, v, keys, values, slots)
+    seen = _seen(q, keys, key_limit, query_positions, key_positions, bias, mask)
+    repeats = q.shape[1] // keys.shape[1]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = (q * scale) @ keys.repeat_interleave(repeats, 1).transpose(-2, -1)
+    scores = scores.to(wide)
+    scores = scores.where(seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+    return scores.softmax(-1).to(q.dtype) @ values.repeat_interleave(repeats, 1)
+
+
 @define("write_cache(Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor slots) -> ()")
 def write_cache(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
     """Write K and V of the evaluated rows at their slots, and read nothing.

@@ -1,8 +1,8 @@
 """Build TensorRT engines of steps. Not run on a GPU yet: tests run it against a stand-in.
 
-Some settings are not torch-tensorrt's own. Attention is decomposed, and its bias is said not to be
-causal: torch-tensorrt 2.13 takes every bias for a causal mask where nobody says otherwise. And
-caches go in and come out, since an update in place is dropped there without a word.
+Attention is given as matrix products: torch-tensorrt 2.13 takes every mask for a causal one where
+nobody says otherwise, and what it decomposes itself does not fit the views that follow. Caches go
+in and come out, since an update in place is dropped there without a word.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 # Sizes that engines are tuned for, where the model is that long.
 _BEST_BATCH, _MOST_BATCH, _BEST_ROWS = 8, 32, 32
+_IMPLEMENTATIONS: Final = {"cached_attention": "plain", "gather_rows": "indexed"}
 SETTINGS: Final[Mapping[str, Any]] = {
     "require_full_compilation": True,
     "min_block_size": 1,
     "disable_tf32": True,
-    "decompose_attention": True,
     "attn_bias_is_causal": False,
 }
 """Of torch-tensorrt, for every engine; precision is the model's own."""
@@ -180,7 +180,7 @@ def exported(
     sizes: Mapping[str, SizeRange],
 ) -> tuple[ExportedProgram, dict[str, Input], list[str]]:
     """A step as a program of plain operators, what it takes, and its caches."""
-    step, caches = functional(graph)
+    step, caches = functional(graph, _IMPLEMENTATIONS)
     names = [str(node.target) for node in step.graph.nodes if node.op == "placeholder"]
     given = example_inputs(step, example, device)
     axes = dynamic_axes(step, example)
@@ -205,7 +205,7 @@ def coverage(trt: Any, program: ExportedProgram) -> Coverage:
     settings = dynamo.CompilationSettings(**SETTINGS)
     program = dynamo.lowering.pre_export_lowering(program, settings)
     decompositions = dynamo.lowering.get_decompositions(
-        False, settings.decompose_attention, settings.use_distributed_mode_trace
+        False, False, settings.use_distributed_mode_trace
     )
     module = dynamo.lowering.post_lowering(
         program.run_decompositions(decompositions).module(), settings

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dllmc.kernels import canonical
+from dllmc.kernels import canonical, implementation, implementations
 
 ATTENTION, CACHED = canonical("attention"), canonical("cached_attention")
 # Batch, heads, groups, rows, width of K, width of V.
@@ -137,3 +137,35 @@ def test_attention_is_never_causal() -> None:
         argument.name for argument in (*ATTENTION._schema.arguments, *CACHED._schema.arguments)
     }
     assert not {name for name in names if "causal" in name}
+
+
+@pytest.mark.parametrize("which", sorted(implementations("cached_attention")))
+@pytest.mark.parametrize("limits", ["sequence", "row"])
+@pytest.mark.parametrize("extra", [None, "mask", "added", "bias"])
+def test_every_implementation_attends_and_writes_alike(
+    which: str, limits: str, extra: str | None
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = drawn((3, 6, 2, 5, 4, 7))
+    slots = torch.stack([torch.randperm(9)[:5] for _ in range(3)])
+    places = torch.arange(10).expand(3, 10).contiguous()
+    given: dict[str, Tensor] = {"query_positions": slots, "key_positions": places}
+    if extra == "mask":
+        given["mask"] = torch.rand(3, 1, 5, 10) < 0.7
+        given["mask"][..., 0] = True
+    elif extra == "added":
+        given["mask"] = torch.randn(3, 6, 1, 10, dtype=torch.float64)
+    elif extra == "bias":
+        given["bias"] = torch.randn(6, 10, 10, dtype=torch.float64)
+    limit = torch.tensor([9, 4, 7])
+    if limits == "row":
+        limit = limit[:, None].expand(3, 5) - torch.arange(5).remainder(2)
+    results = []
+    for name in ("default", which):
+        keys, values = (torch.randn(3, 2, 10, n, dtype=torch.float64) for n in (4, 7))
+        keys, values = keys.fill_(0.3), values.fill_(-0.2)
+        operator = implementation("cached_attention", name)
+        found = operator(q, k, v, keys, values, slots, limit, 0.4, **given)
+        results.append((found, keys, values))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -94,7 +94,7 @@ def test_what_torch_tensorrt_is_told(builder: Any, package: Package) -> None:
     program, takes, options = builder.built[0]
     # Or a bias is a causal mask, and a cache that is changed in place is not changed at all.
     assert options["attn_bias_is_causal"] is False
-    assert options["decompose_attention"] is True
+    assert "scaled_dot_product_attention" not in str(program.graph)
     assert options["require_full_compilation"] is True
     assert options["disable_tf32"] is True
     assert "copy_" not in str(program.graph)
