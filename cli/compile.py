@@ -65,7 +65,7 @@ def command(
         typer.Option(
             "--plans",
             metavar="CONFIG",
-            help="For aot and onnxruntime: a way to decode that there are to be programs for, as "
+            help="For aot, onnxruntime, tensorrt: a way to decode that there are to be programs for, as "
             "for `generate --config`; repeatable. Left out: SAFE, SPEED_BASELINE and shipped "
             "records.",
         ),

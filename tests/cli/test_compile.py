@@ -37,6 +37,7 @@ def test_json_names_the_artifact_its_weights_and_every_pass(
         "model": "tiny",
         "backend": "eager",
         "dtype": "float64",
+        "precision": None,
         "weights_sha256": engine.weights_sha256,
     }
     assert [entry["name"] for entry in passes] == [

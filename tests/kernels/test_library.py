@@ -21,6 +21,8 @@ NAMES = (
     "gather_rows",
     "head_statistics",
     "held",
+    "int4_linear",
+    "int8_linear",
     "joint_layer",
     "linear",
     "mixture",
