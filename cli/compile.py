@@ -65,9 +65,8 @@ def command(
         typer.Option(
             "--plans",
             metavar="CONFIG",
-            help="For aot, onnxruntime, tensorrt: a way to decode that there are to be programs for, as "
-            "for `generate --config`; repeatable. Left out: SAFE, SPEED_BASELINE and shipped "
-            "records.",
+            help="For what is made now: a way to decode that there are to be programs for, as for "
+            "`generate --config`; repeatable. Left out: SAFE, SPEED_BASELINE and shipped records.",
         ),
     ] = None,
     add_plan: Annotated[
