@@ -42,7 +42,7 @@ def test_an_artifact_with_onnx_programs_decodes_with_them_and_takes_more(
     assert "holds ONNX models" in dllmc(*made).err
     entropy = '{"commit": {"kind": "entropy_bound"}}'
     refused = dllmc("generate", path, "--token-ids", "5,6", "--config", entropy)
-    assert refused.status == 1
+    assert refused.status == 2
     assert "--add-plan" in refused.err
     assert "2 programs, of 1 before" in dllmc("compile", path, "--add-plan", entropy).out
     for config in ("SAFE", entropy):
