@@ -128,7 +128,7 @@ def make_record(
         quality=None if verdict is None else _quality(job, done, verdict),
         status="safe" if winner is None else "confirmed",
         reject=done.reject,
-        reason=done.reason,
+        reason=_reason(job, done) if winner is None else done.reason,
         provenance=Provenance(
             study=job.study.study_name,
             trial=None if winner is None else winner.candidate.trial,
@@ -142,6 +142,14 @@ def make_record(
             host={"system": platform.platform(), "python": platform.python_version()},
         ),
     )
+
+
+def _reason(job: Job, done: Confirmation) -> str | None:
+    """Why nothing was confirmed; and of rounded weights, that rounding was not either."""
+    if job.evaluator.reference is None:
+        return done.reason
+    rounded = f"rounding to {job.evaluator.engine.package.precision} was not confirmed either"
+    return "; ".join(part for part in (done.reason, rounded) if part)
 
 
 def _smoke(job: Job, done: Confirmation, config: DecodingConfig) -> tuple[Smoke, ...]:

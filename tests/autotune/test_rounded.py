@@ -12,6 +12,7 @@ from planted_world import SPACE, PlantedEngine, loss
 from dllmc.autotune import TuningReport, tune
 from dllmc.policies.config import QUALITY_REFERENCE
 from dllmc.spec import TuningError
+from dllmc.tuning_db import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,10 @@ def test_it_is_judged_by_what_the_model_answered_before(tmp_path: Path) -> None:
     whole = Whole(beside=engine)
     report = job(tmp_path, engine, reference=whole)
     assert report.status == "safe"
+    assert report.reason is not None
+    assert report.reason.endswith("; rounding to int8 was not confirmed either")
+    [record] = Store(tmp_path).records()
+    assert record.reason == report.reason
     assert any("rounding was not either" in note for note in report.notes)
     assert whole.calls > 0
 
