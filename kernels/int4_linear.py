@@ -55,8 +55,7 @@ def int4_linear_packed(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor |
     packed: Any
     packed, version = getattr(weight, "_dllmc_packed", (None, -1))
     if version != weight._version:
-        codes = _codes(weight).to(torch.int32)
-        made = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+        made = torch.ops.aten._convert_weight_to_int4pack_for_cpu(_codes(weight), 1)
         # Scale and zero of each group; the kernel takes 8 off by itself.
         both = torch.stack([scales, torch.zeros_like(scales)], -1).transpose(0, 1).contiguous()
         packed = (made, both)
@@ -93,4 +92,6 @@ def dequantise_int4(weight: Tensor, scales: Tensor) -> Tensor:
 
 def _codes(weight: Tensor) -> Tensor:
     """Codes 0 to 15 `[E, D]` of the bytes `[E, D / 2]`."""
-    return torch.stack([weight & 15, weight >> 4], -1).flatten(-2)
+    # torch's ONNX exporter gives a shifted uint8 the type int8.
+    wide = weight.to(torch.int32)
+    return torch.stack([wide & 15, wide >> 4], -1).flatten(-2)

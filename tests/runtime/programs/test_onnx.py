@@ -363,6 +363,21 @@ def test_whatever_a_policy_asks_of_a_step_is_exported(config: dict[str, Any]) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_rounded_weights_are_read_as_they_are_stored(precision: str, tmp_path: Path) -> None:
+    compiled = compile_model(
+        model_of(SHAPES[1]), engine_of=Engine, backend="eager", precision=precision
+    )
+    path = save_package(with_exports(compiled.package, [SAFE]), tmp_path / "rounded.dllm")
+    found = Engine.load(path).generate(PROMPTS, config=SAFE, max_new_tokens=16)
+    eager = compiled.engine().generate(PROMPTS, config=SAFE, max_new_tokens=16)
+    assert (found.tokens, found.nfe) == (eager.tokens, eager.nfe)
+    model = onnx.load(path / "denoise-greedy-limit-tokens.onnx", load_external_data=False)
+    kinds = {t.data_type for t in model.graph.initializer if t.external_data}
+    assert (onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.UINT8) in kinds
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [23, 24])
 @pytest.mark.parametrize("number", range(len(SHAPES)))
 def test_every_shape_decides_as_the_reference_does(number: int, opset: int) -> None:
