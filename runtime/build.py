@@ -10,7 +10,7 @@ import torch
 from dllmc.policies.config import QUALITY_REFERENCE, SAFE, SPEED_BASELINE, DecodingConfig
 from dllmc.runtime.engine import Engine
 from dllmc.runtime.placement import device_of
-from dllmc.runtime.programs import EagerPrograms
+from dllmc.runtime.programs import EagerPrograms, OnnxPrograms
 from dllmc.runtime.programs.base import variant
 from dllmc.runtime.target import BASELINE, target_for
 from dllmc.spec import ConfigError, PlanError, PromptError, StepPlan, UsageError
@@ -61,6 +61,7 @@ def with_plans(
         tell: Called with what is made next.
 
     Raises:
+        ArtifactError: ONNX Runtime does not take a program, of bfloat16 on a CPU for one.
         ConfigError: A configuration does not fit the model.
         PlanError: There can be no program for a plan.
         UsageError: The target is unknown or not for this back end, or a package is missing.
@@ -72,7 +73,9 @@ def with_plans(
             raise UsageError(
                 "`target` means nothing to ONNX programs, which run anywhere; leave it out"
             )
-        return with_exports(package, configs, add=add, tell=tell)
+        made = with_exports(package, configs, add=add, tell=tell)
+        OnnxPrograms(made, device_of(made)).check()
+        return made
     if package.backend == "tensorrt":
         if target is not None:
             raise UsageError(

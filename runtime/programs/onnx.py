@@ -69,6 +69,15 @@ class OnnxPrograms(Programs):
                 self._sessions[kind] = self._session(kind, plan)
         return self._sessions[kind](plan, inputs)
 
+    def check(self) -> None:
+        """See that ONNX Runtime takes every program.
+
+        Raises:
+            ArtifactError: It does not: it has no kernels for some dtypes on some devices.
+        """
+        for program in self._known.values():
+            self._loaded(program)
+
     def _session(self, kind: tuple[object, ...], plan: StepPlan) -> OnnxSession:
         program = self._known.get(kind)
         if program is None:
@@ -93,7 +102,7 @@ class OnnxPrograms(Programs):
         except Exception as error:  # ONNX Runtime's own, of no common type
             raise ArtifactError(
                 f"ONNX Runtime {self._runtime.__version__} refuses `{program.file}`: "
-                f"{str(error).splitlines()[0]}"
+                f"{str(error).splitlines()[0]}; compile in float32, or use another back end"
             ) from error
 
     def _weight(self, name: str) -> Any:

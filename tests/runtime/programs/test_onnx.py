@@ -22,7 +22,7 @@ from dllmc.artifact.files import save_exports
 from dllmc.compiler import compile_model
 from dllmc.models import load_model
 from dllmc.policies.config import SAFE, SPEED_BASELINE
-from dllmc.runtime.build import with_exports
+from dllmc.runtime.build import with_exports, with_plans
 from dllmc.runtime.engine import Engine
 from dllmc.runtime.programs import OnnxPrograms
 from dllmc.runtime.programs.base import example_inputs
@@ -304,6 +304,14 @@ def test_what_is_missing_is_said_with_how_to_get_it(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UsageError, match=r"`onnxscript`.*pip install 'dllmc\[onnx\]'"):
         with_exports(package, [SAFE])
+
+
+def test_what_onnx_runtime_cannot_run_is_refused_when_it_is_compiled() -> None:
+    compiled = compile_model(
+        model_of(SHAPE), engine_of=Engine, backend="onnxruntime", precision="bfloat16"
+    )
+    with pytest.raises(ArtifactError, match=r"refuses .*; compile in float32"):
+        with_plans(compiled.package, [SAFE])
 
 
 def test_sizes_can_be_fixed(tmp_path: Path) -> None:
