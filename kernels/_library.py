@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Overload = torch._ops.OpOverload[..., Any]
 
 NAMESPACE = "dllmc"
+# Dispatch key of functions for any device: Triton's run on GPUs, and in its interpreter on CPUs.
+ANYWHERE = "CompositeExplicitAutograd"
 _library = torch.library.Library(NAMESPACE, "DEF")
 _implementations: dict[str, set[str]] = {}
 # By overload, `name.default` of canonical operators and helpers among them.
@@ -57,7 +59,8 @@ def implement(
         name: Of the operator.
         implementation: Of this implementation.
         signature: The operator's, as given to `define`.
-        opaque_on: Dispatch key (`CPU`, `CUDA`) of a function that compilers must not look into.
+        opaque_on: Dispatch key (`CPU`, `CUDA`, `ANYWHERE`) of a function that compilers must not
+            look into.
         fake: For an opaque function, the same on shapes alone.
     """
 
@@ -88,7 +91,7 @@ def opaque(
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         _library.define(signature)
-        _library.impl(name, function, "CompositeExplicitAutograd")
+        _library.impl(name, function, ANYWHERE)
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
         _bodies[f"{name}.default"] = function
         return function

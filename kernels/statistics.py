@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dllmc.kernels._library import define
+import torch
+
+from dllmc.kernels._library import ANYWHERE, canonical, define, implement
 from dllmc.kernels.head_statistics import greedy, sampled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_GREEDY = "statistics(Tensor logits, int mask_id) -> (Tensor, Tensor, Tensor)"
+_SAMPLED = (
+    "sampled_statistics(Tensor logits, int mask_id, Tensor temperature, Tensor seed, "
+    "Tensor stream, Tensor positions, Tensor nfe) -> (Tensor, Tensor, Tensor)"
+)
 
-@define("statistics(Tensor logits, int mask_id) -> (Tensor, Tensor, Tensor)")
+
+@define(_GREEDY)
 def statistics(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Arg-max of `[B, R, V]`, its logit and its tail mass.
 
@@ -29,10 +37,7 @@ def statistics(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     return greedy(logits, mask_id)
 
 
-@define(
-    "sampled_statistics(Tensor logits, int mask_id, Tensor temperature, Tensor seed, "
-    "Tensor stream, Tensor positions, Tensor nfe) -> (Tensor, Tensor, Tensor)"
-)
+@define(_SAMPLED)
 def sampled_statistics(
     logits: Tensor,
     mask_id: int,
@@ -54,3 +59,35 @@ def sampled_statistics(
         nfe: `[B]` int64.
     """
     return sampled(logits, mask_id, temperature, (seed, stream, positions, nfe))
+
+
+def _shapes(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    ids = logits.new_empty(logits.shape[:2], dtype=torch.int64)
+    chosen = logits.new_empty(logits.shape[:2], dtype=wide)
+    return ids, chosen, torch.empty_like(chosen)
+
+
+@implement("statistics", "triton", _GREEDY, opaque_on=ANYWHERE, fake=_shapes)
+def statistics_triton(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`statistics` in one pass over the logits; see `_triton/statistics.py`."""
+    from dllmc.kernels._triton.statistics import launch
+
+    return launch(logits, mask_id)
+
+
+@implement("sampled_statistics", "triton", _SAMPLED, opaque_on=ANYWHERE, fake=_shapes)
+def sampled_statistics_triton(
+    logits: Tensor,
+    mask_id: int,
+    temperature: Tensor,
+    seed: Tensor,
+    stream: Tensor,
+    positions: Tensor,
+    nfe: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sampled_statistics` in one pass over the logits; see `_triton/statistics.py`."""
+    from dllmc.kernels._triton.statistics import launch
+
+    hashes = canonical("row_hash")(seed, stream, positions, nfe)
+    return launch(logits, mask_id, temperature, hashes)

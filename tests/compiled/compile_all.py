@@ -1,0 +1,71 @@
+"""Compile every case for GPUs that need not be there, and print what the code takes, as JSON.
+
+python -m compiled.compile_all 80 90
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+import compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from compiled.case import Case
+
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def cases() -> Iterator[Case]:
+    for module in pkgutil.iter_modules(compiled.__path__):
+        yield from getattr(importlib.import_module(f"compiled.{module.name}"), "CASES", [])
+
+
+def compile_case(case: Case, capability: int) -> dict[str, object]:
+    """Registers, spilled and shared bytes of the machine code, and whether it multiplies tiles."""
+    names = case.kernel.arg_names
+    signature = {n: "constexpr" if n in case.constants else case.types[n] for n in names}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if signature[name].startswith("*") and name not in case.unaligned
+    }
+    source = ASTSource(case.kernel, signature, dict(case.constants), aligned)
+    target = GPUTarget("cuda", capability, 32)
+    made = triton.compile(source, target=target, options=dict(case.options))
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(made.asm["cubin"])
+        command = [str(_TOOLS / "cuobjdump"), "--dump-resource-usage", str(cubin)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return {
+        "case": case.name,
+        "capability": capability,
+        "registers": used["REG"],
+        "stack": used["STACK"] + used["LOCAL"],
+        "shared": made.metadata.shared,
+        "tensor_cores": "wgmma" in made.asm["ptx"] or "mma.sync" in made.asm["ptx"],
+    }
+
+
+def main() -> None:
+    wanted = [int(each) for each in sys.argv[1:]]
+    json.dump([compile_case(case, each) for case in cases() for each in wanted], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
