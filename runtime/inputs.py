@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dllmc.runtime.transfer import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -34,6 +36,12 @@ class Group:
         offered: `[B, R]` bool, not padding.
         head_rows: `[B, R]` int64, the row that predicts each.
         counters: `[B, 3]` int64: seed, stream and steps before this one.
+        reach: `[B, 2]` int64: what lies before this position can be seen; and where the response
+            starts.
+        response: `[B, 2]` int64, start and end of the response.
+        span: `[B, 2]` int64, start and end of the block.
+        single: `[B]` bool, sequences of which one row alone may commit.
+        temperature: `[B]` float32.
     """
 
     states: list[DecodeState]
@@ -47,47 +55,67 @@ class Group:
     offered: Tensor
     head_rows: Tensor
     counters: Tensor
-
-    @property
-    def single(self) -> Tensor:
-        """`[B]` bool, sequences of which one row alone may commit."""
-        found = [len(e.head) == 1 or e.first_only for e in self.evaluations]
-        return torch.tensor(found, device=self.rows.device)
+    reach: Tensor
+    response: Tensor
+    span: Tensor
+    single: Tensor
+    temperature: Tensor
 
 
 def gather_group(
     plan: StepPlan, spec: DenoiserSpec, pool: Pool, states: list[DecodeState]
 ) -> Group:
     """Lay out `states` for a plan that fits them all."""
-    device = pool.canvas.device
     evaluations = [state.evaluation() for state in states]
-    positions, evaluated = _padded([e.rows for e in evaluations], plan.rows, 0, device)
-    head, offered = _padded([e.head for e in evaluations], plan.head_rows, pool.slots, device)
-    numbers = [(s.config.seed, s.stream, s.draws) for s in states]
-    rows = torch.tensor([state.row for state in states], device=device)
+    draws = [state.draws for state in states]
+    tensors = lay_out_group(plan, spec, pool.slots, states, evaluations, draws)
+    moved = to_device(tensors, pool.canvas.device)
+    return Group(states, evaluations, plan, canvas=pool.canvas[moved["rows"]], **moved)
+
+
+def lay_out_group(
+    plan: StepPlan,
+    spec: DenoiserSpec,
+    slots: int,
+    states: Sequence[DecodeState],
+    evaluations: Sequence[Evaluation],
+    draws: Sequence[int],
+) -> dict[str, Tensor]:
+    """The tensors of a group but its canvas, on the host.
+
+    Args:
+        plan: That fits them all.
+        spec: Of the denoiser.
+        slots: Of the pool.
+        states: Of the sequences.
+        evaluations: Of each.
+        draws: Steps of each before this one.
+    """
+    positions, evaluated = _padded([e.rows for e in evaluations], plan.rows, 0)
+    head, offered = _padded([e.head for e in evaluations], plan.head_rows, slots)
+    numbers = [(s.config.seed, s.stream, n) for s, n in zip(states, draws, strict=True)]
     # The hidden states of a pass stand where they predict.
     shift = 0 if evaluations[0].joint else spec.logit_shift
-    return Group(
-        states=states,
-        evaluations=evaluations,
-        plan=plan,
-        rows=rows,
-        canvas=pool.canvas[rows],
-        positions=positions,
-        evaluated=evaluated,
-        head=head,
-        offered=offered,
-        head_rows=_head_rows(shift, evaluations, head, offered),
-        counters=torch.tensor(numbers, device=device),
-    )
+    return {
+        "rows": torch.tensor([state.row for state in states]),
+        "positions": positions,
+        "evaluated": evaluated,
+        "head": head,
+        "offered": offered,
+        "head_rows": _head_rows(shift, evaluations, head, offered),
+        "counters": torch.tensor(numbers),
+        "reach": torch.tensor([(s.reach, s.response_start) for s in states]),
+        "response": torch.tensor([(s.response_start, s.length) for s in states]),
+        "span": torch.tensor([s.current.span for s in states]),
+        "single": torch.tensor([len(e.head) == 1 or e.first_only for e in evaluations]),
+        "temperature": torch.tensor([s.config.temperature for s in states]),
+    }
 
 
 def step_inputs(spec: DenoiserSpec, pool: Pool, group: Group) -> dict[str, Tensor]:
     """The inputs of the program by name, but the caches."""
-    plan, states, device = group.plan, group.states, pool.canvas.device
-    reach = [(s.reach, s.response_start) for s in states]
-    numbers = torch.tensor(reach, device=device)
-    held = torch.arange(pool.slots + plan.scratch, device=device)
+    plan = group.plan
+    held = torch.arange(pool.slots + plan.scratch, device=pool.canvas.device)
     spare = (0, plan.scratch - 1)
     seed, stream, draws = (column.contiguous() for column in group.counters.unbind(1))
     return {
@@ -95,38 +123,38 @@ def step_inputs(spec: DenoiserSpec, pool: Pool, group: Group) -> dict[str, Tenso
         "positions": group.positions,
         "slots": torch.where(group.evaluated, group.positions, pool.slots),
         "head_rows": group.head_rows,
-        "key_limit": key_limit(spec, group.positions, numbers),
-        "key_positions": held.expand(len(states), -1).contiguous(),
+        "key_limit": key_limit(spec, group.positions, group.reach),
+        "key_positions": held.expand(len(group.states), -1).contiguous(),
         "key_tokens": torch.nn.functional.pad(group.canvas, spare),
         "seed": seed,
         "stream": stream,
         "nfe": draws,
-        "temperature": torch.tensor([s.config.temperature for s in states], device=device),
+        "temperature": group.temperature,
     }
 
 
-def _padded(
-    places: Sequence[Sequence[int]], width: int, padding: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _padded(places: Sequence[Sequence[int]], width: int, padding: int) -> tuple[Tensor, Tensor]:
     """Positions `[B, width]` and where they are not padding."""
-    lengths = torch.tensor([[len(each)] for each in places], device=device)
-    offsets = torch.arange(width, device=device)
+    lengths = torch.tensor([[len(each)] for each in places])
+    offsets = torch.arange(width)
     given = offsets < lengths
     if all(isinstance(each, range) for each in places):
-        starts = torch.tensor([[each[0] if each else 0] for each in places], device=device)
+        starts = torch.tensor([[each[0] if each else 0] for each in places])
         return torch.where(given, starts + offsets, padding), given
     rows = [[*each, *[padding] * (width - len(each))] for each in places]
-    return torch.tensor(rows, device=device), given
+    return torch.tensor(rows), given
 
 
-def _head_rows(shift: int, evaluations: list[Evaluation], head: Tensor, offered: Tensor) -> Tensor:
+def _head_rows(
+    shift: int, evaluations: Sequence[Evaluation], head: Tensor, offered: Tensor
+) -> Tensor:
     """The row that predicts each head position.
 
     With shifted logits that is the row before; where that one is not evaluated, as before a
     window, the row predicts itself.
     """
     if all(isinstance(e.rows, range) for e in evaluations):
-        start = torch.tensor([[e.rows[0]] for e in evaluations], device=head.device)
+        start = torch.tensor([[e.rows[0]] for e in evaluations])
         found = (head - shift - start).clamp(min=0)
         return torch.where(offered, found, 0)
     rows = []
@@ -134,7 +162,7 @@ def _head_rows(shift: int, evaluations: list[Evaluation], head: Tensor, offered:
         places = {position: index for index, position in enumerate(evaluation.rows)}
         predicting = [places.get(p - shift, places.get(p, 0)) for p in evaluation.head]
         rows.append([*predicting, *[0] * (head.shape[1] - len(predicting))])
-    return torch.tensor(rows, device=head.device)
+    return torch.tensor(rows)
 
 
 def key_limit(spec: DenoiserSpec, positions: Tensor, numbers: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 
 from dllmc.policies.axes import AXES
 from dllmc.policies.rows import Rows
-from dllmc.policies.standing import Part, part_progress
+from dllmc.policies.standing import part_progress
+from dllmc.runtime.transfer import to_device
 from dllmc.spec import statistics_parts
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dllmc.policies.standing import BlockProgress
+    from dllmc.policies.config import DecodingConfig
+    from dllmc.policies.standing import BlockProgress, Part
     from dllmc.runtime.inputs import Group
     from dllmc.runtime.pool import Pool
     from dllmc.spec import DenoiserSpec, StepPlan
@@ -42,33 +44,36 @@ class Offer:
     Attributes:
         group: That was evaluated.
         owners: The member of the group that each decision belongs to, as an index.
-        parts: What each decides over.
         progresses: Where each stands.
+        owner: `[N]` int64, `owners` on the device; None where every member has one decision.
+        waits: `[N]` bool, decisions that may commit nothing.
         columns: `[N, L]` int64, head rows of each; None where it is all of its owner's.
         offered: `[N, L]` bool, not padding.
     """
 
     group: Group
     owners: list[int]
-    parts: list[Part | None]
     progresses: list[BlockProgress]
+    owner: Tensor | None
+    waits: Tensor
     columns: Tensor | None
     offered: Tensor
 
     @property
     def rows(self) -> Tensor:
         """`[N]` int64, rows in the pool."""
-        return self.group.rows[self._owner]
+        return self.own(self.group.rows)
 
-    @property
-    def _owner(self) -> Tensor:
-        return torch.tensor(self.owners, device=self.group.rows.device)
+    def own(self, value: Tensor) -> Tensor:
+        """`value` `[B, ...]` of every decision's member."""
+        return value if self.owner is None else value[self.owner]
 
     def take(self, value: Tensor, padding: int | None = None) -> Tensor:
         """`value` `[B, R, ...]` as `[N, L, ...]`."""
         if self.columns is None:
             return value
-        taken = value[self._owner[:, None], self.columns]
+        assert self.owner is not None
+        taken = value[self.owner[:, None], self.columns]
         return taken if padding is None else torch.where(self.offered, taken, padding)
 
 
@@ -83,24 +88,32 @@ def offer(
         parts: Of each member; one part is all of its head rows.
     """
     if all(len(each) == 1 for each in parts):
-        members = list(range(len(group.states)))
-        alone: list[Part | None] = [None] * len(members)
-        return Offer(group, members, alone, list(progresses), None, group.offered)
-    owners, found, stands, columns = list[int](), list[Part | None](), [], list[list[int]]()
+        return one_each(group, progresses)
+    owners, waits, stands, columns = list[int](), list[bool](), [], list[list[int]]()
     for index, (state, each) in enumerate(zip(group.states, parts, strict=True)):
         head = group.evaluations[index].head
         for part in each:
             owners.append(index)
-            found.append(part)
+            waits.append(part.waits)
             place = state.masked, state.response_start
             stands.append(part_progress(progresses[index], part, *place))
             columns.append([j for j, p in enumerate(head) if part.span[0] <= p < part.span[1]])
     width = max(map(len, columns))
-    device = group.rows.device
-    padded = [[*each, *[0] * (width - len(each))] for each in columns]
-    lengths = torch.tensor([[len(each)] for each in columns], device=device)
-    offered = torch.arange(width, device=device) < lengths
-    return Offer(group, owners, found, stands, torch.tensor(padded, device=device), offered)
+    lengths = torch.tensor([[len(each)] for each in columns])
+    tensors = {
+        "owner": torch.tensor(owners),
+        "waits": torch.tensor(waits),
+        "columns": torch.tensor([[*each, *[0] * (width - len(each))] for each in columns]),
+        "offered": torch.arange(width) < lengths,
+    }
+    return Offer(group, owners, stands, **to_device(tensors, group.rows.device))
+
+
+def one_each(group: Group, progresses: Sequence[BlockProgress]) -> Offer:
+    """One decision per member, over all of its head rows."""
+    members = list(range(len(group.states)))
+    waits = torch.zeros_like(group.single)
+    return Offer(group, members, list(progresses), None, waits, None, group.offered)
 
 
 def rows_of(
@@ -112,9 +125,6 @@ def rows_of(
     positions = offered.take(group.head, pool.slots)
     tokens = offered.take(group.canvas.gather(1, group.head))
     masked = offered.offered & (tokens == spec.mask_id)
-    device, owner = masked.device, torch.tensor(offered.owners, device=masked.device)
-    waits = [part is not None and part.waits for part in offered.parts]
-    single = group.single[owner]
     return Rows(
         mask_id=spec.mask_id,
         positions=positions,
@@ -126,9 +136,9 @@ def rows_of(
         logits=found["logits"],
         tail=found["tail"],
         doubt=found["tail"],
-        single=single,
-        waits=torch.tensor(waits, device=device),
-        counters=group.counters[owner],
+        single=offered.own(group.single),
+        waits=offered.waits,
+        counters=offered.own(group.counters),
         extra={name: value for name, value in found.items() if name not in BASIC},
         memory=pool.recall(group.states[0], offered.rows, positions),
         noised=offered.take(group.positions.gather(1, group.head_rows)),
@@ -149,21 +159,36 @@ def constraint_values(offered: Offer) -> dict[str, Tensor]:
 
 
 def _temperature(offered: Offer) -> Tensor | None:
-    states = offered.group.states
-    found = [states[owner].config.temperature for owner in offered.owners]
-    return torch.tensor(found, device=offered.group.rows.device) if any(found) else None
+    drawn = any(state.config.temperature for state in offered.group.states)
+    return offered.own(offered.group.temperature) if drawn else None
 
 
 def values_of(offered: Offer) -> dict[str, dict[str, Tensor]]:
     """Knobs of the policies by axis, as tensors `[N]`."""
-    states, device = offered.group.states, offered.group.rows.device
-    found = {}
-    for axis in AXES:
-        rows = [
-            getattr(states[owner].config, axis).values(progress)
-            for owner, progress in zip(offered.owners, offered.progresses, strict=True)
-        ]
-        found[axis] = {
-            name: torch.tensor([r[name] for r in rows], device=device).float() for name in rows[0]
-        }
-    return found
+    states = offered.group.states
+    found = [
+        knobs(states[owner].config, progress)
+        for owner, progress in zip(offered.owners, offered.progresses, strict=True)
+    ]
+    moved = to_device({"values": lay_out_values(found)}, offered.group.rows.device)["values"]
+    return named_values(found[0], moved)
+
+
+def knobs(config: DecodingConfig, progress: BlockProgress) -> dict[str, dict[str, float]]:
+    """Knobs of the policies of one decision by axis."""
+    found = {axis: getattr(config, axis).values(progress) for axis in AXES}
+    return {axis: {n: float(v) for n, v in each.items()} for axis, each in found.items()}
+
+
+def lay_out_values(decisions: Sequence[Mapping[str, Mapping[str, float]]]) -> Tensor:
+    """`[K, N]` float32 on the host, the knobs of N decisions."""
+    rows = [[v for each in found.values() for v in each.values()] for found in decisions]
+    return torch.tensor(rows, dtype=torch.float32).T.contiguous()
+
+
+def named_values(
+    like: Mapping[str, Mapping[str, float]], values: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    """Rows of `values` `[K, N]` by axis and name."""
+    rows = iter(values.unbind(0))
+    return {axis: {name: next(rows) for name in each} for axis, each in like.items()}

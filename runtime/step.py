@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +22,8 @@ from dllmc.runtime.offer import (
     values_of,
 )
 from dllmc.runtime.running import policy_inputs, run
-from dllmc.runtime.told import Told, account
+from dllmc.runtime.told import Told, account, told_tensors
+from dllmc.runtime.transfer import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +99,8 @@ def evaluate(
     offered = offer(group, [state.progress for state in states], parts)
     decisions, eos = _decide(selects, spec, pool, offered, found)
     _write(pool, offered.rows, decisions, states[0])
-    told = Told(decisions, offered.owners, _finished(spec, pool, states, eos))
+    finished = find_finished(spec, pool, group, eos)
+    told = Told(to_host([told_tensors(decisions, finished)])[0], offered.owners)
     outcome = _outcome(plan, states, needs, decisions, told, offered.owners, begun)
     if auxiliary is not None:
         verify_blocks(auxiliary, pool, states)
@@ -138,7 +142,11 @@ def _evaluate_lanes(
         branches.keep_lane(pool, group, caches, best)
     owners = list(range(len(states)))
     _write(pool, group.rows[best], decisions, states[0])
-    told = Told(decisions, owners, _finished(spec, pool, states, eos), steps)
+    own = dataclasses.replace(
+        group, rows=group.rows[:: len(counts[0])], response=group.response[:: len(counts[0])]
+    )
+    finished = find_finished(spec, pool, own, eos)
+    told = Told(to_host([told_tensors(decisions, finished, steps)])[0], owners)
     return _outcome(plan, states, needs, decisions, told, owners, begun)
 
 
@@ -146,7 +154,7 @@ def _decide(
     selects: Selects, spec: DenoiserSpec, pool: Pool, offered: Offer, found: dict[str, Tensor]
 ) -> tuple[Decisions, Tensor]:
     rows = rows_of(spec, pool, offered, found)
-    eos = torch.tensor(spec.eos_ids, device=rows.ids.device, dtype=torch.int64)
+    eos = eos_tensor(tuple(spec.eos_ids), rows.ids.device)
     first = offered.group.states[0]
     values = values_of(offered)
     if first.automaton is not None:
@@ -199,13 +207,17 @@ def _carry(spec: DenoiserSpec, pool: Pool, group: Group, found: dict[str, Tensor
         found[name] = torch.cat((first[:, None], value[:, 1:]), dim=1)
 
 
-def _finished(spec: DenoiserSpec, pool: Pool, states: list[DecodeState], eos: Tensor) -> Tensor:
+def find_finished(spec: DenoiserSpec, pool: Pool, group: Group, eos: Tensor) -> Tensor:
     """`[B]` bool, responses that the stop policy finds finished."""
-    device = pool.canvas.device
-    canvas = pool.canvas[torch.tensor([state.row for state in states], device=device)]
-    offsets = torch.arange(canvas.shape[1], device=device)
-    ends = torch.tensor([(s.response_start, s.length) for s in states], device=device)
+    canvas = pool.canvas[group.rows]
+    offsets = torch.arange(canvas.shape[1], device=canvas.device)
     # Outside the response neither a mask nor an end counts: -1 is no token.
-    inside = (offsets >= ends[:, :1]) & (offsets < ends[:, 1:])
+    inside = (offsets >= group.response[:, :1]) & (offsets < group.response[:, 1:])
     response = torch.where(inside, canvas, -1)
-    return states[0].config.stop.finished(response, spec.mask_id, eos)
+    return group.states[0].config.stop.finished(response, spec.mask_id, eos)
+
+
+@functools.lru_cache(maxsize=64)
+def eos_tensor(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """End-of-sequence tokens on `device`."""
+    return torch.tensor(ids, device=device, dtype=torch.int64)

@@ -19,32 +19,45 @@ if TYPE_CHECKING:
     from dllmc.runtime.state import DecodeState
 
 
+def told_tensors(
+    decisions: Decisions, finished: Tensor, steps: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What is told of decisions, on their device.
+
+    Args:
+        decisions: Of an evaluation.
+        finished: `[B]` bool, whether each response is finished.
+        steps: `[B]` int64, steps that the evaluation stands for, or None for one.
+    """
+    rows = decisions.rows
+    found = {
+        "flags": torch.stack((decisions.committed, decisions.replaced, decisions.reopened)),
+        "places": torch.stack((rows.positions, decisions.tokens)),
+        "doubt": rows.doubt,
+        "ends": decisions.end,
+        "cuts": decisions.cut,
+        "finished": finished,
+        "steps": steps,
+    }
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
 class Told:
     """Decisions on the host.
 
     Args:
-        decisions: Of an evaluation.
+        tensors: As `told_tensors` makes them, on the host.
         owners: The sequence that each decision belongs to, as an index.
-        finished: `[B]` bool, whether each response is finished.
-        steps: `[B]` int64, steps that the evaluation stands for, or None for one.
     """
 
-    def __init__(
-        self,
-        decisions: Decisions,
-        owners: Sequence[int],
-        finished: Tensor,
-        steps: Tensor | None = None,
-    ) -> None:
-        rows = decisions.rows
-        flags = (decisions.committed, decisions.replaced, decisions.reopened)
-        self._flags = torch.stack(flags).tolist()
-        self._positions, self._tokens = torch.stack((rows.positions, decisions.tokens)).tolist()
-        self._doubt = rows.doubt.tolist()
-        self._ends = None if decisions.end is None else decisions.end.tolist()
-        self._cuts = None if decisions.cut is None else decisions.cut.tolist()
-        self._finished: list[bool] = finished.tolist()
-        self._steps = None if steps is None else steps.tolist()
+    def __init__(self, tensors: Mapping[str, Tensor], owners: Sequence[int]) -> None:
+        found = {name: tensor.tolist() for name, tensor in tensors.items()}
+        self._flags = found["flags"]
+        self._positions, self._tokens = found["places"]
+        self._doubt = found["doubt"]
+        self._ends, self._cuts = found.get("ends"), found.get("cuts")
+        self._finished: list[bool] = found["finished"]
+        self._steps = found.get("steps")
         self._owners = list(owners)
 
     def advance(self, index: int, plan: str, need: Need, state: DecodeState) -> Advance:
@@ -91,17 +104,24 @@ def account(
     seconds: float,
 ) -> list[Advance]:
     """Tell every sequence what the evaluation did to it; None where it only filled caches."""
-    found = []
-    for index, (state, need) in enumerate(zip(states, needs, strict=True)):
-        name = f"joint-{plan}" if state.evaluation().joint else plan
-        did = Advance(name, need, {})
-        if told is not None:
-            did = told.advance(index, name, need, state)
-        confidence = {} if told is None else told.confidences(index)
-        state.trace.append(_trace_step(state, did, confidence, seconds))
-        state.advance(did)
-        found.append(did)
-    return found
+    return [
+        account_one(index, state, need, plan, told, seconds)
+        for index, (state, need) in enumerate(zip(states, needs, strict=True))
+    ]
+
+
+def account_one(
+    index: int, state: DecodeState, need: Need, plan: str, told: Told | None, seconds: float
+) -> Advance:
+    """Tell the sequence at `index` what the evaluation did to it."""
+    name = f"joint-{plan}" if state.evaluation().joint else plan
+    did = Advance(name, need, {})
+    if told is not None:
+        did = told.advance(index, name, need, state)
+    confidence = {} if told is None else told.confidences(index)
+    state.trace.append(_trace_step(state, did, confidence, seconds))
+    state.advance(did)
+    return did
 
 
 def _trace_step(
