@@ -15,6 +15,7 @@ from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.backends import programs_of
+from dllmc.runtime.foresight import foresees
 from dllmc.runtime.hardware import detect_hardware, detect_software
 from dllmc.runtime.joint import JointSamplers
 from dllmc.runtime.output import Output
@@ -25,6 +26,7 @@ from dllmc.runtime.records import choose
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
+from dllmc.runtime.stride import lay_out_stride, take_stride, useful_steps
 from dllmc.spec import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | torch.
 
 # Response length where neither the caller nor the model's layout says one.
 _DEFAULT_RESPONSE = 32
+# Steps between two looks of the host, on a GPU: it waits for none of the others.
+_LOOK_EVERY = 8
 # Sequences decoded together unless the caller says otherwise.
 _DEFAULT_BATCH = 16
 
@@ -55,6 +59,9 @@ class Engine:
         auxiliary: The autoregressive model that `verify` policies may ask: a compiled model, its
             package, or the path of its artifact; None is none.
         capture: Whether compiled steps are captured as CUDA graphs; None is on a GPU.
+        look_every: Steps that a device takes at most before the host looks at what they did; None
+            is 8 on a GPU and 1 elsewhere. Sequences that are done within them wait, and what
+            is decoded is the same.
 
     Raises:
         ConfigError: The auxiliary model is none, or has another vocabulary.
@@ -70,6 +77,7 @@ class Engine:
         database: str | Path | None = None,
         auxiliary: Any = None,
         capture: bool | None = None,
+        look_every: int | None = None,
     ) -> None:
         # Graphs name operators, which importing `kernels` has registered.
         assert kernels.canonical_names()
@@ -77,6 +85,10 @@ class Engine:
         self.package = package = placed(package, self.device)
         self.backend = backend or package.backend
         self._captures = (self.device.type == "cuda") if capture is None else capture
+        on_gpu = self.device.type == "cuda"
+        self.look_every = (_LOOK_EVERY if on_gpu else 1) if look_every is None else look_every
+        if self.look_every < 1:
+            raise UsageError(f"`look_every`={look_every} must be at least 1")
         self.database = database
         self.programs = self._programs(package)
         self.selects = Selects()
@@ -266,6 +278,23 @@ class Engine:
         programs = self.joint.programs(group[0]) if joint else self.programs
         return evaluate(programs, self.spec, pool, group, self.dtype, self.selects, self.auxiliary)
 
+    def advance(self, pool: Pool, states: Sequence[DecodeState]) -> bool:
+        """Decode the sequences that go together best up to the next look of the host.
+
+        Several steps where `look_every` allows them and the policies let the host foresee what
+        is evaluated; one otherwise. False when all are done.
+        """
+        group = next_group(states)
+        if not group:
+            return False
+        most = useful_steps(group, self.look_every)
+        if most > 1 and all(map(foresees, group)):
+            stride = lay_out_stride(self.programs, self.spec, pool, group, self.dtype, most)
+            if len(stride.steps) > 1:
+                take_stride(self.programs, self.spec, pool, stride, self.selects)
+                return True
+        return self.step(pool, group) is not None
+
     def generate(
         self,
         prompt: Prompts,
@@ -323,7 +352,7 @@ class Engine:
         for first in range(0, len(prompts), width):
             part = slice(first, first + width)
             pool, opened = self.open(prompts[part], choice.config, length, streams=numbers[part])
-            while self.step(pool, opened) is not None:
+            while self.advance(pool, opened):
                 pass
             states += opened
             tokens += [state.output for state in opened]

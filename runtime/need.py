@@ -16,6 +16,7 @@ from dllmc.spec import PlanError, StepPlan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dllmc.policies.standing import Evaluation
     from dllmc.runtime.state import DecodeState
     from dllmc.spec import DenoiserSpec
 
@@ -94,21 +95,23 @@ def _need(
     return Need(plan, kept, spec.logit_shift if saliency else 0, tree and lanes > 1, joint)
 
 
-def need_of(state: DecodeState, dtype: str) -> Need:
-    """What the next evaluation of `state` takes."""
-    evaluation, lanes = state.evaluation(), len(state.drafts())
+def need_of(state: DecodeState, dtype: str, foreseen: Evaluation | None = None) -> Need:
+    """What the next evaluation of `state` takes, or one that is foreseen."""
+    evaluation = foreseen or state.evaluation()
+    lanes = 1 if foreseen else len(state.drafts())
+    statistics = state.statistics_of(evaluation)
     sizes = (lanes, len(evaluation.rows), len(evaluation.head), state.length)
     kept = kept_slots(state) if evaluation.kept else 0
     saliency, joint = evaluation.keeps is not None, evaluation.joint
     # Most evaluations of a sequence take what one before took, and a plan takes 10 us to make.
-    key = (sizes, state.statistics, kept, saliency, joint)
+    key = (sizes, statistics, kept, saliency, joint)
     found = state.known_needs.get(key)
     if found is None:
         found = state.known_needs[key] = _need(
             state.spec,
             dtype,
             (*sizes, scratch_of(state)),
-            state.statistics,
+            statistics,
             0 if joint else state.config.belief.width,
             kept,
             saliency,

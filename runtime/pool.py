@@ -92,12 +92,23 @@ class Pool:
         }
 
     def keep(
-        self, state: DecodeState, rows: Tensor, positions: Tensor, memory: Mapping[str, Tensor]
+        self,
+        state: DecodeState,
+        rows: Tensor,
+        positions: Tensor,
+        memory: Mapping[str, Tensor],
+        active: Tensor | None = None,
     ) -> None:
-        """Put back what `recall` gave, changed."""
+        """Put back what `recall` gave, changed; per sequence only of those that are `active`."""
         for name, entry in state.remembered.items():
-            place = (rows[:, None], positions) if entry.per == "position" else rows
-            self.memory[name, entry][place] = memory[name]
+            held, value = self.memory[name, entry], memory[name]
+            if entry.per == "position":
+                held[rows[:, None], positions] = value
+                continue
+            if active is not None:
+                lasting = active.view(-1, *[1] * (value.dim() - 1))
+                value = torch.where(lasting, value, held[rows])
+            held[rows] = value
 
     def carried_of(self, name: str, statistic: Tensor) -> Tensor:
         """What is carried of `statistic` `[B, R, ...]`: `[capacity, ...]`, to be changed."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dllmc.policies.constrain import check_length
 from dllmc.policies.layout import Block, lay_out, window_at
 from dllmc.policies.standing import BlockProgress, Evaluation, Part, Standing
+from dllmc.runtime.counts import Counts
 from dllmc.runtime.trace import TraceStep
 
 if TYPE_CHECKING:
@@ -124,6 +125,15 @@ class DecodeState:
         )
 
     @property
+    def counts(self) -> Counts:
+        """What is counted of its evaluations."""
+        return Counts(self.step, self.outer_step, self.exact, self.since_refresh, self.draws)
+
+    def expect(self, evaluation: Evaluation) -> None:
+        """What to evaluate next, where it was foreseen."""
+        self._evaluation = evaluation
+
+    @property
     def opening(self) -> bool:
         """Whether the next evaluation decides where the block ends."""
         return self._opens(self.evaluation())
@@ -209,10 +219,14 @@ class DecodeState:
     @property
     def statistics(self) -> str:
         """The statistics set that the next evaluation needs."""
-        if self.evaluation().joint:
+        return self.statistics_of(self.evaluation())
+
+    def statistics_of(self, evaluation: Evaluation) -> str:
+        """The statistics set that an evaluation needs."""
+        if evaluation.joint:
             base, *extras = self._statistics.split("+")
             return "+".join((base, *(extra for extra in extras if extra != "hidden")))
-        return self._statistics if self.evaluation().head else "none"
+        return self._statistics if evaluation.head else "none"
 
     def advance(self, did: Advance) -> None:
         """Account for one evaluation."""
@@ -320,26 +334,22 @@ class DecodeState:
                 break
 
     def _count(self, evaluation: Evaluation, did: Advance, masks: int) -> None:
-        self.draws += did.steps
         if self.needs and self.needs[-1][0] == did.need:
             self.needs[-1] = (did.need, self.needs[-1][1] + 1)
         else:
             self.needs.append((did.need, 1))
         if evaluation.joint:
+            self.draws += did.steps
             self.auxiliary_nfe += 1
             self.passes += 1
             self.committed += len(did.committed)
             return
         self.nfe += 1
         self.committed = len(did.committed) + (0 if evaluation.refresh else self.committed)
-        self.since_refresh = did.steps if evaluation.refresh else self.since_refresh + did.steps
-        outer_start, rows = self.current.outer[0], evaluation.rows
-        if rows[0] <= self.exact < outer_start <= rows[-1] + 1:
-            self.exact = outer_start
-        if rows[-1] >= outer_start:
-            self.step += did.steps
-            self.outer_step += did.steps
-            self.unmasked_steps += masks == 0
+        outer_start = self.current.outer[0]
+        self.unmasked_steps += masks == 0 and evaluation.rows[-1] >= outer_start
+        counts = self.counts.after(evaluation, outer_start, did.steps)
+        self.step, self.outer_step, self.exact, self.since_refresh, self.draws = counts
 
     def _reshape(self, did: Advance) -> None:
         """End the block where its schedule chose, and the response where it was cut."""

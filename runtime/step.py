@@ -98,7 +98,7 @@ def evaluate(
     parts = [state.parts() for state in states]
     offered = offer(group, [state.progress for state in states], parts)
     decisions, eos = _decide(selects, spec, pool, offered, found)
-    _write(pool, offered.rows, decisions, states[0])
+    write_decisions(pool, offered.rows, decisions, states[0])
     finished = find_finished(spec, pool, group, eos)
     told = Told(to_host([told_tensors(decisions, finished)])[0], offered.owners)
     outcome = _outcome(plan, states, needs, decisions, told, offered.owners, begun)
@@ -141,7 +141,7 @@ def _evaluate_lanes(
     else:
         branches.keep_lane(pool, group, caches, best)
     owners = list(range(len(states)))
-    _write(pool, group.rows[best], decisions, states[0])
+    write_decisions(pool, group.rows[best], decisions, states[0])
     own = dataclasses.replace(
         group, rows=group.rows[:: len(counts[0])], response=group.response[:: len(counts[0])]
     )
@@ -162,11 +162,25 @@ def _decide(
     return selects.decide(first, rows, values, eos, first.automaton), eos
 
 
-def _write(pool: Pool, rows: Tensor, decisions: Decisions, state: DecodeState) -> None:
-    """Write tokens and memory; padding goes to the scratch position."""
+def write_decisions(
+    pool: Pool,
+    rows: Tensor,
+    decisions: Decisions,
+    state: DecodeState,
+    active: Tensor | None = None,
+) -> None:
+    """Write tokens and memory; padding goes to the scratch position.
+
+    Args:
+        pool: Of the sequences.
+        rows: `[N]` int64, rows in the pool.
+        decisions: Of each.
+        state: Of one of them.
+        active: `[N]` bool, those whose memory changes; None is all.
+    """
     positions = decisions.rows.positions
     pool.canvas[rows[:, None], positions] = decisions.tokens
-    pool.keep(state, rows, positions, decisions.rows.memory)
+    pool.keep(state, rows, positions, decisions.rows.memory, active)
 
 
 def _outcome(

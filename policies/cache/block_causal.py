@@ -61,7 +61,7 @@ class BlockCausalCache(Cache):
     def _leads(self, standing: Standing, spec: DenoiserSpec) -> bool:
         """Whether the row before the block predicts the block's first position."""
         begins = standing.block[0] == standing.outer[0]
-        return begins and standing.first_masked and spec.logit_shift > 0
+        return begins and spec.logit_shift > 0 and standing.first_masked
 
     def oracle(self, standing: Standing, spec: DenoiserSpec) -> tuple[set[int], set[int], bool]:
         start, end = standing.outer
