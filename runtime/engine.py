@@ -15,25 +15,29 @@ from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.backends import programs_of
+from dllmc.runtime.captured_stride import CapturedStrides
 from dllmc.runtime.foresight import foresees
 from dllmc.runtime.hardware import detect_hardware, detect_software
 from dllmc.runtime.joint import JointSamplers
 from dllmc.runtime.output import Output
 from dllmc.runtime.placement import device_of, placed
 from dllmc.runtime.pool import Pool, scratch_of
-from dllmc.runtime.programs import Programs, Selects
+from dllmc.runtime.programs import CapturedPrograms, Programs, Selects
 from dllmc.runtime.records import choose
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
-from dllmc.runtime.stride import lay_out_stride, take_stride, useful_steps
+from dllmc.runtime.stride import lay_out_stride, run_stride, take_stride, useful_steps
 from dllmc.spec import PromptError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from torch import Tensor
+
     from dllmc.policies.config import DecodingConfig
     from dllmc.runtime.smoke import SmokeKey, SmokeResult
+    from dllmc.runtime.stride import Results, Stride
     from dllmc.spec import DenoiserSpec, HardwareKey, StepPlan
     from dllmc.tuning_db import Objective
 
@@ -92,6 +96,7 @@ class Engine:
         self.database = database
         self.programs = self._programs(package)
         self.selects = Selects()
+        self._strides: CapturedStrides | None = None
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self.joint = JointSamplers(package, self._programs)
         self.smoked: dict[SmokeKey, SmokeResult] = {}
@@ -291,9 +296,17 @@ class Engine:
         if most > 1 and all(map(foresees, group)):
             stride = lay_out_stride(self.programs, self.spec, pool, group, self.dtype, most)
             if len(stride.steps) > 1:
-                take_stride(self.programs, self.spec, pool, stride, self.selects)
+                take_stride(self._run_stride, pool, stride)
                 return True
         return self.step(pool, group) is not None
+
+    def _run_stride(self, pool: Pool, stride: Stride, tensors: Mapping[str, Tensor]) -> Results:
+        programs = self.programs
+        if isinstance(programs, CapturedPrograms):
+            if self._strides is None or self._strides.programs is not programs:
+                self._strides = CapturedStrides(programs)
+            return self._strides.run(self.spec, pool, stride, tensors, self.selects)
+        return run_stride(programs, self.spec, pool, stride, tensors, self.selects)
 
     def generate(
         self,

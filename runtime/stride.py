@@ -32,7 +32,7 @@ from dllmc.runtime.told import Told, account_one, told_tensors
 from dllmc.runtime.transfer import to_device, to_host
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -139,12 +139,18 @@ def _step(
 
 
 def take_stride(
-    programs: Programs, spec: DenoiserSpec, pool: Pool, stride: Stride, selects: Selects
+    runs: Callable[[Pool, Stride, Mapping[str, Tensor]], Results], pool: Pool, stride: Stride
 ) -> None:
-    """Let the device take the steps of `stride`, and tell every sequence what they did."""
+    """Let the device take the steps of `stride`, and tell every sequence what they did.
+
+    Args:
+        runs: `run_stride`, or what does the same.
+        pool: Of the sequences.
+        stride: That is taken.
+    """
     begun = time.perf_counter()
     tensors = to_device(stride.tensors, pool.canvas.device)
-    results = to_host(run_stride(programs, spec, pool, stride, tensors, selects))
+    results = to_host(runs(pool, stride, tensors))
     tell_stride(stride, results, (time.perf_counter() - begun) / len(stride.steps))
 
 

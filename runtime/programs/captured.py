@@ -16,6 +16,7 @@ import itertools
 import warnings
 import weakref
 from collections import OrderedDict, defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ import torch
 from dllmc.runtime.programs.base import Programs, Statistics, arguments, cache_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -62,6 +63,7 @@ class CapturedPrograms(Programs):
         graphs: Kept at most; the one not used for longest goes first.
 
     Attributes:
+        capture: Captures a call.
         replayed: Steps that were replayed.
         failed: Plans that could not be captured, with the reason; they run uncaptured.
     """
@@ -74,12 +76,13 @@ class CapturedPrograms(Programs):
         self.execution = f"{inner.execution}+graphs"
         self.replayed = 0
         self.failed: dict[StepPlan, str] = {}
-        self._capture = CudaGraphs() if capture is None else capture
+        self.capture: Capture = CudaGraphs() if capture is None else capture
         self._limit = graphs
         self._known: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
         self._stock: defaultdict[tuple[object, ...], list[dict[str, Tensor]]] = defaultdict(list)
         self._gathered: dict[tuple[object, ...], Tensor] = {}
         self._lent: set[int] = set()
+        self._bypassed = False
 
     @property
     def captured(self) -> int:
@@ -140,12 +143,25 @@ class CapturedPrograms(Programs):
             found[name] = torch.index_select(cache, 0, rows, out=known[: len(rows)])
         return found
 
+    def lends(self, caches: Mapping[str, Tensor]) -> bool:
+        """Whether these are its own, which stay where they are."""
+        return all(cache.data_ptr() in self._lent for cache in caches.values())
+
+    @contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """Run steps as the other back end does, to capture more than one of them at once."""
+        self._bypassed = True
+        try:
+            yield
+        finally:
+            self._bypassed = False
+
     def run(self, plan: StepPlan, inputs: Mapping[str, Tensor]) -> Statistics:
         graph = self.graph(plan)
-        if plan in self.failed:
+        if self._bypassed or plan in self.failed:
             return self.inner.run(plan, inputs)
         caches = cache_shapes(graph)
-        ours = all(inputs[name].data_ptr() in self._lent for name in caches)
+        ours = self.lends({name: inputs[name] for name in caches})
         key = (plan, *(inputs[name].data_ptr() for name in caches if ours))
         known = self._known.get(key)
         if known is None:
@@ -175,7 +191,7 @@ class CapturedPrograms(Programs):
         held = {n: inputs[n] if n in in_place else inputs[n].clone() for n in names}
         assert len(arguments(graph, held)) == len(held)
         try:
-            replay, statistics = self._capture(lambda: self.inner.run(plan, held))
+            replay, statistics = self.capture(lambda: self.inner.run(plan, held))
         except RuntimeError as error:
             self.failed[plan] = str(error).partition("\n")[0]
             reason = f"{self.failed[plan]}; {len(self.failed)} plans so far"

@@ -38,6 +38,10 @@ class Selects:
         """Compile what decodes like `config` when it is next decoded; or decide it without."""
         (self._wanted.add if wanted else self._wanted.discard)(config.structure)
 
+    def wants(self, state: DecodeState) -> bool:
+        """Whether what decodes like `state` is decided by a program."""
+        return state.structure in self._wanted
+
     @property
     def compiled(self) -> int:
         return sum(program is not None for program in self._programs.values())
