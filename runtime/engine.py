@@ -47,6 +47,8 @@ Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | torch.
 _DEFAULT_RESPONSE = 32
 # Steps between two looks of the host, on a GPU: it waits for none of the others.
 _LOOK_EVERY = 8
+# Tokens per step of a configuration that was not decoded with before.
+_PACE = 2.0
 # Sequences decoded together unless the caller says otherwise.
 _DEFAULT_BATCH = 16
 
@@ -97,6 +99,8 @@ class Engine:
         self.programs = self._programs(package)
         self.selects = Selects()
         self._strides: CapturedStrides | None = None
+        # Tokens per step of the last decodes, by configuration: how far a stride should go.
+        self._paces: dict[DecodingConfig, float] = {}
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self.joint = JointSamplers(package, self._programs)
         self.smoked: dict[SmokeKey, SmokeResult] = {}
@@ -292,7 +296,7 @@ class Engine:
         group = next_group(states)
         if not group:
             return False
-        most = useful_steps(group, self.look_every)
+        most = useful_steps(group, self.look_every, self._paces.get(group[0].config, _PACE))
         if most > 1 and all(map(foresees, group)):
             stride = lay_out_stride(self.programs, self.spec, pool, group, self.dtype, most)
             if len(stride.steps) > 1:
@@ -367,6 +371,8 @@ class Engine:
             pool, opened = self.open(prompts[part], choice.config, length, streams=numbers[part])
             while self.advance(pool, opened):
                 pass
+            decided = sum(state.length - state.response_start for state in opened)
+            self._paces[choice.config] = decided / max(1, sum(state.draws for state in opened))
             states += opened
             tokens += [state.output for state in opened]
         texts = None

@@ -79,15 +79,20 @@ class Stride:
     tensors: dict[str, Tensor]
 
 
-def useful_steps(states: Sequence[DecodeState], most: int) -> int:
+def useful_steps(states: Sequence[DecodeState], most: int, usual: float) -> int:
     """Steps, a power of two up to `most`, in which the slowest of the blocks should end.
 
     Counted at the pace of each sequence so far: steps that all are idle in cost as much as others.
+
+    Args:
+        states: Of the sequences.
+        most: Steps.
+        usual: Tokens per step of a sequence that has had none.
     """
     found = 1
     for state in states:
         decided = len(state.tokens) - state.response_start - len(state.masked)
-        pace = decided / state.draws if state.draws else 1.0
+        pace = decided / state.draws if state.draws else usual
         found = max(found, math.ceil(state.remaining / max(pace, 1.0)))
     return min(1 << (found - 1).bit_length(), most)
 
