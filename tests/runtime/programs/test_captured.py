@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from lockstep.captured import called_again
 from lockstep.compare import Request, Tally, finish, run
 from lockstep.drawn import SHAPES, Shape, batches, compiled_model, model_of
 
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 
 PROMPTS = [[5, 6, 7], [9], [3, 3, 8, 2, 14]]
 CONFIG = DecodingConfig(schedule={"kind": "blocks", "block_length": 8})
-
-
-def called_again(call: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
-    statistics = call()
-
-    def replay() -> None:
-        for old, new in zip(statistics, call(), strict=True):
-            old.copy_(new)
-
-    return replay, statistics
 
 
 def engine_of(shape: Shape, capture: Any = called_again, **options: Any) -> Engine:
