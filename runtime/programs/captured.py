@@ -211,13 +211,21 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._memory = torch.cuda.graph_pool_handle()
+        self._first: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, call: Callable[[], Statistics]) -> tuple[Callable[[], object], Statistics]:
+        if self._first is None:
+            # The pool is gone with the last graph that uses it, and may not be asked for again.
+            self._first, _ = self._captured(lambda: (torch.zeros(1, device="cuda"),))
+        graph, statistics = self._captured(call)
+        return graph.replay, statistics
+
+    def _captured(self, call: Callable[[], Statistics]) -> tuple[torch.cuda.CUDAGraph, Statistics]:
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on allocating meanwhile.
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             statistics = call()
-        return graph.replay, statistics
+        return graph, statistics
 
 
 def _padded(rows: int) -> int:
