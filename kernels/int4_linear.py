@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from dllmc.kernels._library import define, implement
+from dllmc.kernels._library import ANYWHERE, define, implement
 from dllmc.kernels.int8_linear import aligned
 
 if TYPE_CHECKING:
@@ -64,6 +64,20 @@ def int4_linear_packed(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor |
     product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed[0], group, packed[1])
     product = product.view(*x.shape[:-1], weight.shape[0])
     return product if bias is None else product + bias
+
+
+@implement("int4_linear", "triton", _SIGNATURE, opaque_on=ANYWHERE, fake=_shape)
+def int4_linear_triton(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    """The same for few rows, with weights made in registers; see `_triton/linear.py`.
+
+    It takes groups of `PACKED_GROUPS`; others, and float64, are computed plainly.
+    """
+    group = 2 * weight.shape[1] // scales.shape[1]
+    if group not in PACKED_GROUPS or x.dtype == torch.float64:
+        return int4_linear(x, weight, scales, bias)
+    from dllmc.kernels._triton.linear import launch
+
+    return launch(x, weight, bias, scales)
 
 
 def quantise_int4(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from dllmc.kernels._library import define, implement
+from dllmc.kernels._library import ANYWHERE, define, implement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,16 @@ def int8_linear_packed(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor |
     product: Tensor = torch.ops.aten._weight_int8pack_mm(rows, held, scales)
     product = product.view(*x.shape[:-1], weight.shape[0])
     return product if bias is None else product + bias
+
+
+@implement("int8_linear", "triton", _SIGNATURE, opaque_on=ANYWHERE, fake=_shape)
+def int8_linear_triton(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    """The same for few rows, with weights widened in registers; see `_triton/linear.py`."""
+    if x.dtype == torch.float64:
+        return int8_linear(x, weight, scales, bias)
+    from dllmc.kernels._triton.linear import launch
+
+    return launch(x, weight, bias, scales.contiguous())
 
 
 def aligned(tensor: Tensor) -> Tensor:

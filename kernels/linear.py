@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from dllmc.kernels._library import define, implement
+from dllmc.kernels._library import ANYWHERE, define, implement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,16 @@ def linear_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight._dllmc_packed = (packed, weight._version)  # type: ignore[attr-defined]
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return product
+
+
+@implement("linear", "triton", _SIGNATURE, opaque_on=ANYWHERE, fake=_shape)
+def linear_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same for few rows, at the speed of reading `weight` once; see `_triton/linear.py`."""
+    if x.dtype == torch.float64:
+        return F.linear(x, weight, bias)
+    from dllmc.kernels._triton.linear import launch
+
+    return launch(x, weight, bias)
 
 
 def onednn_takes(dtype: torch.dtype) -> bool:

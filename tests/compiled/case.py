@@ -19,7 +19,8 @@ class Case:
         types: By argument, `*bf16` or `i32`, of those that are no constants.
         constants: By argument.
         options: Warps and stages.
-        unaligned: Pointers and sizes that are no multiples of 16.
+        unaligned: Pointers that are no multiples of 16.
+        aligned: Sizes and strides that are multiples of 16.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Case:
     constants: Mapping[str, object] = field(default_factory=dict)
     options: Mapping[str, int] = field(default_factory=dict)
     unaligned: tuple[str, ...] = ()
+    aligned: tuple[str, ...] = ()
 
 
 def launched(config: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:

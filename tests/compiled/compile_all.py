@@ -41,7 +41,7 @@ def compile_case(case: Case, capability: int) -> dict[str, object]:
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
-        if signature[name].startswith("*") and name not in case.unaligned
+        if (signature[name].startswith("*") and name not in case.unaligned) or name in case.aligned
     }
     source = ASTSource(case.kernel, signature, dict(case.constants), aligned)
     target = GPUTarget("cuda", capability, 32)
