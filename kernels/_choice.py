@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from dllmc.kernels.linear import onednn_takes
 
 _ROUNDED = ("int8_linear", "int4_linear")
+_TRITON = {
+    "cached_attention": "triton",
+    "head_statistics": "triton_logits",
+    "linear": "measured",
+    "sampled_head_statistics": "triton_logits",
+    "sampled_statistics": "triton",
+    "statistics": "triton",
+}
 _PACKED = ("linear", "head_statistics", "sampled_head_statistics")
 
 
 def default_implementations(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Implementations by operator; those left out are `torch`."""
-    if device.type != "cpu" or dtype == torch.float64:
+    if dtype == torch.float64:
+        return {}
+    if device.type == "cuda":
+        return dict(_TRITON) if _has_triton() else {}
+    if device.type != "cpu":
         return {}
     packed = dict.fromkeys(_PACKED, "onednn") if onednn_takes(dtype) else {}
     if dtype == torch.bfloat16:
         packed |= dict.fromkeys(_ROUNDED, "packed")
     return packed | {"experts": "sorted"}
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

@@ -12,11 +12,17 @@ from dllmc.kernels._library import define, implement
 if TYPE_CHECKING:
     from torch import Tensor
 
+ATTENTION = (
+    "attention(Tensor q, Tensor k, Tensor v, float scale, Tensor? key_limit=None, "
+    "Tensor? query_positions=None, Tensor? key_positions=None, Tensor? bias=None, "
+    "Tensor? mask=None) -> Tensor"
+)
 CACHED = (
     "cached_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, "
     "Tensor slots, Tensor key_limit, float scale, Tensor? query_positions=None, "
     "Tensor? key_positions=None, Tensor? bias=None, Tensor? mask=None) -> Tensor"
 )
+WRITE = "write_cache(Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor slots) -> ()"
 
 
 @define("row_positions(Tensor tokens) -> Tensor")
@@ -48,11 +54,7 @@ def position_bias(bias: Tensor, query_positions: Tensor, key_positions: Tensor) 
     return bias[:, rows, key_positions.clamp(max=last)[:, None]].transpose(0, 1)
 
 
-@define(
-    "attention(Tensor q, Tensor k, Tensor v, float scale, Tensor? key_limit=None, "
-    "Tensor? query_positions=None, Tensor? key_positions=None, Tensor? bias=None, "
-    "Tensor? mask=None) -> Tensor"
-)
+@define(ATTENTION)
 def attention(
     q: Tensor,
     k: Tensor,
@@ -179,7 +181,7 @@ def cached_attention_plain(
     return scores.softmax(-1).to(q.dtype) @ values.repeat_interleave(repeats, 1)
 
 
-@define("write_cache(Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor slots) -> ()")
+@define(WRITE)
 def write_cache(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
     """Write K and V of the evaluated rows at their slots, and read nothing.
 

@@ -107,6 +107,40 @@ def sampled_head_statistics_onednn(
     return sampled(logits, mask_id, temperature, (seed, stream, positions, nfe))
 
 
+@implement("head_statistics", "triton_logits", GREEDY)
+def head_statistics_triton_logits(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`head_statistics` of `linear.measured`, its logits read once by `statistics.triton`."""
+    found: tuple[Tensor, Tensor, Tensor]
+    found = implementation("statistics", "triton")(_product(x, weight, bias), mask_id)
+    return found
+
+
+@implement("sampled_head_statistics", "triton_logits", SAMPLED)
+def sampled_head_statistics_triton_logits(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask_id: int,
+    temperature: Tensor,
+    seed: Tensor,
+    stream: Tensor,
+    positions: Tensor,
+    nfe: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sampled_head_statistics` of `linear.measured` and `sampled_statistics.triton`."""
+    logits, counters = _product(x, weight, bias), (seed, stream, positions, nfe)
+    found: tuple[Tensor, Tensor, Tensor]
+    found = implementation("sampled_statistics", "triton")(logits, mask_id, temperature, *counters)
+    return found
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    logits: Tensor = implementation("linear", "measured")(x, weight, bias)
+    return logits
+
+
 def greedy(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Candidate, logit and tail mass of each row of `[B, R, V]`."""
     logits = logits.float() if logits.dtype in HALF else logits

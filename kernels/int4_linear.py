@@ -74,7 +74,8 @@ def int4_linear_triton(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor |
     """
     group = 2 * weight.shape[1] // scales.shape[1]
     if group not in PACKED_GROUPS or x.dtype == torch.float64:
-        return int4_linear(x, weight, scales, bias)
+        plain: Tensor = int4_linear(x, weight, scales, bias)
+        return plain
     from dllmc.kernels._triton.linear import launch
 
     return launch(x, weight, bias, scales)

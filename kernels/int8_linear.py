@@ -66,7 +66,8 @@ def int8_linear_packed(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor |
 def int8_linear_triton(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
     """The same for few rows, with weights widened in registers; see `_triton/linear.py`."""
     if x.dtype == torch.float64:
-        return int8_linear(x, weight, scales, bias)
+        plain: Tensor = int8_linear(x, weight, scales, bias)
+        return plain
     from dllmc.kernels._triton.linear import launch
 
     return launch(x, weight, bias, scales.contiguous())

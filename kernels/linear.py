@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SIGNATURE = "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
 # Rows that the layout is chosen for; 1 would choose another one, 12 to 80 % slower for more.
 _PACKED_FOR_ROWS = 32
+_FEW_ROWS, _MANY_OUTPUTS = 32, 12_288
 
 
 @define(_SIGNATURE)
@@ -55,6 +56,20 @@ def linear_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     from dllmc.kernels._triton.linear import launch
 
     return launch(x, weight, bias)
+
+
+@implement("linear", "measured", _SIGNATURE, opaque_on=ANYWHERE, fake=_shape)
+def linear_measured(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Triton's product where it reads weights faster than the library's, by size alone.
+
+    On an H100, up to 32 rows of bfloat16: of 12,288 outputs it takes 37.8 us of 40.2, of 24,576
+    71.1 of 73.5, of a vocabulary of 126,464 352 of 378; of 4,096 outputs 16.5 of 14.3.
+    """
+    rows = x.numel() // max(1, x.shape[-1])
+    if x.dtype == torch.bfloat16 and rows <= _FEW_ROWS and weight.shape[0] >= _MANY_OUTPUTS:
+        product: Tensor = linear_triton(x, weight, bias)
+        return product
+    return F.linear(x, weight, bias)
 
 
 def onednn_takes(dtype: torch.dtype) -> bool:

@@ -11,6 +11,7 @@ captured steps, and with captured strides. Writes `benchmarks/results/gpu-DEVICE
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -30,11 +32,13 @@ from _measure import environment, interleave, ratio
 from _published_loop import published_loop
 from rich.console import Console
 from rich.table import Table
-from triton.testing import do_bench
+from triton.testing import do_bench, do_bench_cudagraph
 
 import dllmc
 from dllmc.artifact import weights_of
 from dllmc.kernels import canonical, implementation
+from dllmc.kernels._triton.linear import launch as launch_linear
+from dllmc.kernels._triton.statistics import launch
 from dllmc.models import _random
 from dllmc.runtime.programs.base import example_inputs
 from dllmc.spec import StepPlan
@@ -73,38 +77,89 @@ def device_facts() -> dict[str, Any]:
     }
 
 
-def statistics_rows(copy: float) -> list[dict[str, Any]]:
-    """Token statistics of bf16 logits: milliseconds, and share of the copy bandwidth."""
+def timed(call: Callable[[], Any]) -> float:
+    """Median seconds of a call, without the gaps between launches."""
+    return float(do_bench_cudagraph(call, rep=60, return_mode="median")) / 1e3
+
+
+def statistics_rows(copy: float, *, sweep: bool) -> list[dict[str, Any]]:
+    """Token statistics of bf16 logits: seconds, and share of the copy bandwidth."""
     found = []
+    compiled = torch.compile(lambda x: canonical("statistics")(x, 126336), dynamic=False)
     for rows in (32, 256, 1024):
         logits = torch.randn(1, rows, 126464, device="cuda").bfloat16()
-        compiled = torch.compile(lambda x: canonical("statistics")(x, 126336), dynamic=False)
         rivals: dict[str, Callable[[], Any]] = {
             "plain": lambda x=logits: canonical("statistics")(x, 126336),
-            "inductor": lambda x=logits, f=compiled: f(x),
+            "inductor": lambda x=logits: compiled(x),
             "triton": lambda x=logits: implementation("statistics", "triton")(x, 126336),
         }
+        sizes = itertools.product((1024, 2048, 4096), (4, 8, 16, 32), (4, 8)) if sweep else ()
+        for block, splits, warps in sizes:
+            config = {"BLOCK": block, "SPLITS": splits, "num_warps": warps}
+            rivals[f"triton {config}"] = partial(launch, logits, 126336, config=config)
         exact = canonical("statistics")(logits.double(), 126336)
         for name, call in rivals.items():
             ids, _, tails = call()
             error = ((tails.double() - exact[2]).abs() / exact[2]).max()
-            seconds = do_bench(call, return_mode="median") / 1e3
-            moved = logits.numel() * 2 / seconds
+            seconds = timed(call)
             found.append(
                 {
-                    "kernel": "statistics",
                     "rows": rows,
                     "implementation": name,
                     "seconds": seconds,
-                    "share_of_copy": moved / copy,
+                    "share_of_copy": logits.numel() * 2 / seconds / copy,
                     "same_tokens": bool((ids == exact[0]).all()),
                     "largest_relative_error_of_tails": float(error),
                 }
             )
+        del logits, exact
     return found
 
 
-def step_rows(engine: Engine, copy: float, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def product_rows(copy: float, *, sweep: bool) -> list[dict[str, Any]]:
+    """Products of few rows: seconds, and share of the copy bandwidth that reads the weights."""
+    found = []
+    shapes = [(4096, 4096), (12288, 4096), (24576, 4096), (4096, 12288), (126464, 4096)]
+    for (out, width), rows in itertools.product(shapes, (32, 128)):
+        # Several copies, so that none is found in the cache.
+        copies = max(1, (256 << 20) // (out * width * 2))
+        weights = [torch.randn(out, width, device="cuda").bfloat16() for _ in range(copies)]
+        x = torch.randn(1, rows, width, device="cuda").bfloat16()
+
+        def all_of(product: Callable[..., Any], weights: Any = weights, x: Any = x) -> None:
+            for weight in weights:
+                product(x, weight, None)
+
+        rivals = {"cublas": F.linear, "triton": implementation("linear", "triton")}
+        sizes = itertools.product((32, 64, 128), (64, 128, 256), (4, 8), (3, 5)) if sweep else ()
+        for n, k, warps, stages in sizes:
+            tile = {"BLOCK_M": rows, "BLOCK_N": n, "BLOCK_K": k}
+            config = {**tile, "num_warps": warps, "num_stages": stages}
+            if stages * (rows + n) * k * 2 < 200_000 and n * rows <= 8192:
+                rivals[f"triton {config}"] = partial(launch_linear, config=config)
+        for name, product in rivals.items():
+            try:
+                seconds = timed(partial(all_of, product)) / copies
+            except Exception as error:
+                print(f"{out} x {width}, {rows} rows, {name}: {str(error)[:200]}")
+                continue
+            found.append(
+                {
+                    "out": out,
+                    "width": width,
+                    "rows": rows,
+                    "implementation": name,
+                    "seconds": seconds,
+                    "share_of_copy": out * width * 2 / seconds / copy,
+                }
+            )
+        del weights, x
+    return found
+
+
+def step_rows(
+    name: str, engine: Engine, copy: float, sizes: list[tuple[int, int]]
+) -> list[dict[str, Any]]:
     """Block steps, captured: milliseconds beside reading weights and keys once."""
     found = []
     graph = engine.package.graphs["greedy"]
@@ -136,6 +191,7 @@ def step_rows(engine: Engine, copy: float, sizes: list[tuple[int, int]]) -> list
         floor = (read + keys) / copy
         found.append(
             {
+                "kernels": name,
                 "batch": batch,
                 "rows": BLOCK,
                 "slots": slots,
@@ -143,7 +199,7 @@ def step_rows(engine: Engine, copy: float, sizes: list[tuple[int, int]]) -> list
                 "quartiles": [seconds[len(seconds) // 4], seconds[3 * len(seconds) // 4]],
                 "floor_seconds": floor,
                 "times_floor": median / floor,
-                "kernels": kernels_of(replay),
+                "launches": kernels_of(replay),
             }
         )
         del inputs, caches, replay, run
@@ -181,53 +237,47 @@ def waits_of(call: Callable[[], Any]) -> int:
 
 
 def decode_rows(
-    engines: dict[str, Engine], loaded: Any, batches: list[int], per_step: list[int], length: int
+    engines: dict[str, Engine], loaded: Any, batch: int, tokens: int, length: int
 ) -> list[dict[str, Any]]:
-    """Whole decodes at fixed schedules: tokens per second, interleaved."""
+    """Whole decodes at a fixed schedule: tokens per second, interleaved."""
     found = []
-    spec = loaded.spec
-    for batch in batches:
-        prompts = torch.randint(5, 1000, (batch, 128)).tolist()
-        for tokens in per_step:
-            config = dllmc.SPEED_BASELINE.replace(
-                schedule={"kind": "blocks", "block_length": BLOCK},
-                commit={"kind": "quota", "steps": length // tokens},
-                cache={"kind": "dual"},
-                stop={"kind": "length"},
-            )
-            rivals: dict[str, Callable[[], Any]] = {
-                name: partial(
-                    engine.generate, prompts, config=config, max_new_tokens=length, batch=batch
-                )
-                for name, engine in engines.items()
+    prompts = torch.randint(5, 1000, (batch, 128)).tolist()
+    config = dllmc.SPEED_BASELINE.replace(
+        schedule={"kind": "blocks", "block_length": BLOCK},
+        commit={"kind": "quota", "steps": length // tokens},
+        cache={"kind": "dual"},
+        stop={"kind": "length"},
+    )
+    rivals: dict[str, Callable[[], Any]] = {
+        name: partial(engine.generate, prompts, config=config, max_new_tokens=length, batch=batch)
+        for name, engine in engines.items()
+    }
+    rivals["published loop, eager"] = partial(
+        published_loop, loaded.module, loaded.spec, prompts, length, BLOCK, tokens
+    )
+    same = {name: rivals[name]().tokens for name in engines}
+    timings = interleave(rivals, rounds=3, warmup=1, device="cuda")
+    for name, timing in timings.items():
+        found.append(
+            {
+                "batch": batch,
+                "tokens_per_step": tokens,
+                "rival": name,
+                "tokens_per_second": batch * length / timing.median,
+                "quartiles": [batch * length / s for s in reversed(timing.spread())],
+                "times_published": ratio(timings["published loop, eager"], timing),
+                "host_waits": waits_of(rivals[name]),
+                "steps": length // tokens,
+                "same_as_strides": same.get(name) == same["strides"],
             }
-            rivals["published loop, eager"] = partial(
-                published_loop, loaded.module, spec, prompts, length, BLOCK, tokens
-            )
-            same = {name: rivals[name]().tokens for name in engines}
-            timings = interleave(rivals, rounds=3, warmup=1, device="cuda")
-            base = timings["published loop, eager"]
-            for name, timing in timings.items():
-                times = ratio(base, timing)
-                found.append(
-                    {
-                        "batch": batch,
-                        "tokens_per_step": tokens,
-                        "rival": name,
-                        "tokens_per_second": batch * length / timing.median,
-                        "quartiles": [batch * length / s for s in reversed(timing.spread())],
-                        "times_published": times,
-                        "host_waits": waits_of(rivals[name]),
-                        "steps": length // tokens,
-                        "same_as_first": name in same and same[name] == next(iter(same.values())),
-                    }
-                )
+        )
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="random:llada-8b")
+    parser.add_argument("--sweep", action="store_true", help="kernels alone, in many sizes")
     parser.add_argument("--quick", action="store_true", help="few sizes")
     parser.add_argument("--out", type=Path, help="where to write; beside the other results")
     arguments = parser.parse_args()
@@ -248,33 +298,49 @@ def main() -> None:
         path.write_text(json.dumps(result, indent=1) + "\n")
         say(f"{part}: {len(rows)} rows")
 
-    keep("statistics", statistics_rows(copy))
+    keep("statistics", statistics_rows(copy, sweep=arguments.sweep))
+    keep("products", product_rows(copy, sweep=arguments.sweep))
+    if arguments.sweep:
+        return
     with mock.patch.object(_random, "_draw", drawn_on_gpu):
         loaded = dllmc.load_model(arguments.model, dtype=torch.bfloat16, device="cuda")
     say("model drawn")
-    compiled = dllmc.compile(loaded, device="cuda")
+    # Hashing 16 GB of weights takes longer than all else that compiling does here.
+    with mock.patch("dllmc.compiler.compiled.hash_weights", return_value="0" * 64):
+        plain = {"lower_operators": {"implementations": {}}}
+        kinds = {
+            "torch": dllmc.compile(loaded, device="cuda", passes=plain),
+            "triton": dllmc.compile(loaded, device="cuda"),
+        }
     say("model captured and rewritten")
-    engine = compiled.engine()
     sizes = [(1, 512), (8, 512)] if arguments.quick else [
         (1, 512), (1, 4096), (8, 512), (8, 2048), (32, 512)
     ]  # fmt: skip
-    keep("steps", step_rows(engine, copy, sizes))
+    steps: list[dict[str, Any]] = []
+    for kind, compiled in kinds.items():
+        steps += step_rows(kind, compiled.engine(), copy, sizes)
+        keep("steps", steps)
+    compiled = kinds["triton"]
     engines = {
-        "strides": engine,
+        "strides": compiled.engine(),
+        "strides, no Triton": kinds["torch"].engine(),
         "captured steps": compiled.engine(look_every=1),
         "compiled steps": compiled.engine(capture=False, look_every=1),
         "node by node": compiled.engine(backend="eager", look_every=1),
     }
-    batches, per_step = ([1], [4]) if arguments.quick else ([1, 8], [1, 2, 4, 8])
-    keep("decodes", decode_rows(engines, loaded, batches, per_step, 64))
+    cases = [(1, 4)] if arguments.quick else [(1, 4), (8, 4), (1, 1), (1, 2), (1, 8)]
+    decodes: list[dict[str, Any]] = []
+    for batch, tokens in cases:
+        decodes += decode_rows(engines, loaded, batch, tokens, 64)
+        keep("decodes", decodes)
     result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
-    keep("decodes", result["decodes"])
+    keep("decodes", decodes)
     show(result)
 
 
 def show(result: dict[str, Any]) -> None:
     console = Console(width=150)
-    for part in ("statistics", "steps", "decodes"):
+    for part in ("statistics", "products", "steps", "decodes"):
         table = Table(title=part)
         names = [n for n, v in result[part][0].items() if not isinstance(v, dict | list | tuple)]
         for name in names:

@@ -81,6 +81,7 @@ class CapturedPrograms(Programs):
         self._known: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
         self._stock: defaultdict[tuple[object, ...], list[dict[str, Tensor]]] = defaultdict(list)
         self._gathered: dict[tuple[object, ...], Tensor] = {}
+        self._gathers: list[Tensor] = []
         self._lent: set[int] = set()
         self._bypassed = False
 
@@ -139,6 +140,8 @@ class CapturedPrograms(Programs):
             if known is None or len(known) < len(rows):
                 known = cache.new_empty(max(len(cache), len(rows)), *cache.shape[1:])
                 self._gathered[key] = known
+                # Graphs may go on writing into one that has become too small.
+                self._gathers.append(known)
                 self._lent.add(known.data_ptr())
             found[name] = torch.index_select(cache, 0, rows, out=known[: len(rows)])
         return found

@@ -57,8 +57,8 @@ def attention() -> list[Any]:
     return [q, *(torch.randn(BATCH, GROUPS, ROWS, 8) for _ in range(2)), 0.3]
 
 
-def x() -> Tensor:
-    return torch.randn(BATCH, ROWS, WIDTH)
+def x(width: int = WIDTH) -> Tensor:
+    return torch.randn(BATCH, ROWS, width)
 
 
 def weight(rows: int = VOCAB) -> Tensor:
@@ -88,6 +88,18 @@ ARGUMENTS: dict[str, Callable[[], list[Any]]] = {
     "gather_rows": lambda: [x(), integers(ROWS, BATCH, 4), 1],
     "head_statistics": lambda: [x(), 3 * weight(), None, 7],
     "held": lambda: [integers(9, BATCH, ROWS)],
+    "int4_linear": lambda: [
+        x(64),
+        integers(256, VOCAB, 32).to(torch.uint8),
+        torch.rand(VOCAB, 2) / 8,
+        None,
+    ],
+    "int8_linear": lambda: [
+        x(),
+        (integers(255, VOCAB, WIDTH) - 127).to(torch.int8),
+        torch.rand(VOCAB) / 64,
+        None,
+    ],
     "joint_layer": joint_layer,
     "linear": lambda: [x(), weight(), torch.randn(VOCAB)],
     "mixture": lambda: [weight(), integers(VOCAB, BATCH, ROWS, 3), torch.rand(BATCH, ROWS, 3)],
@@ -120,7 +132,7 @@ ARGUMENTS: dict[str, Callable[[], list[Any]]] = {
     "write_cache": lambda: [*attention()[1:3], cache(), cache(), slots()],
 }
 # Never on a GPU.
-OF_A_CPU = {"onednn", "sorted"}
+OF_A_CPU = {"onednn", "packed", "sorted"}
 
 
 def moved(value: Any, device: str, dtype: torch.dtype) -> Any:

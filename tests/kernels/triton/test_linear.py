@@ -15,7 +15,9 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3}
 SMALL = {"BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2}
 
 
-def drawn(dtype: torch.dtype, rows: int, outputs: int, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+def drawn(
+    dtype: torch.dtype, rows: int, outputs: int, depth: int
+) -> tuple[Tensor, Tensor, Tensor]:
     shapes = (rows, depth), (outputs, depth), (outputs,)
     x, weight, bias = (torch.randn(shape).to(dtype) for shape in shapes)
     return x, weight, bias
