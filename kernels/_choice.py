@@ -11,9 +11,9 @@ from dllmc.kernels.linear import onednn_takes
 _ROUNDED = ("int8_linear", "int4_linear")
 _TRITON = {
     "cached_attention": "triton",
-    "head_statistics": "triton_logits",
+    "head_statistics": "measured",
     "linear": "measured",
-    "sampled_head_statistics": "triton_logits",
+    "sampled_head_statistics": "measured",
     "sampled_statistics": "triton",
     "statistics": "triton",
 }

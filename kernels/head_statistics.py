@@ -107,8 +107,8 @@ def sampled_head_statistics_onednn(
     return sampled(logits, mask_id, temperature, (seed, stream, positions, nfe))
 
 
-@implement("head_statistics", "triton_logits", GREEDY)
-def head_statistics_triton_logits(
+@implement("head_statistics", "measured", GREEDY)
+def head_statistics_measured(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`head_statistics` of `linear.measured`, its logits read once by `statistics.triton`."""
@@ -117,8 +117,8 @@ def head_statistics_triton_logits(
     return found
 
 
-@implement("sampled_head_statistics", "triton_logits", SAMPLED)
-def sampled_head_statistics_triton_logits(
+@implement("sampled_head_statistics", "measured", SAMPLED)
+def sampled_head_statistics_measured(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,

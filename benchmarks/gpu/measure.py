@@ -158,7 +158,7 @@ def product_rows(copy: float, *, sweep: bool) -> list[dict[str, Any]]:
 
 
 def step_rows(
-    name: str, engine: Engine, copy: float, sizes: list[tuple[int, int]]
+    name: str, engine: Engine, facts: dict[str, Any], sizes: list[tuple[int, int]]
 ) -> list[dict[str, Any]]:
     """Block steps, captured: milliseconds beside reading weights and keys once."""
     found = []
@@ -188,7 +188,9 @@ def step_rows(
         seconds = sorted(each / 1e3 for each in seconds)
         median = seconds[len(seconds) // 2]
         keys = sum(cache.numel() * cache.element_size() for cache in caches)
-        floor = (read + keys) / copy
+        # A product of n weights takes 2 n operations per row; a weight has two bytes.
+        flop = read * batch * BLOCK
+        floor = max((read + keys) / facts["copy_bytes_per_second"], flop / facts["bf16_flops"])
         found.append(
             {
                 "kernels": name,
@@ -199,7 +201,9 @@ def step_rows(
                 "quartiles": [seconds[len(seconds) // 4], seconds[3 * len(seconds) // 4]],
                 "floor_seconds": floor,
                 "times_floor": median / floor,
-                "launches": kernels_of(replay),
+                "read_bytes": read + keys,
+                "products_flop": flop,
+                **kernels_of(replay),
             }
         )
         del inputs, caches, replay, run
@@ -220,7 +224,7 @@ def kernels_of(call: Callable[[], Any], most: int = 12) -> dict[str, Any]:
     return {
         "device_launches": sum(event.count for event in on_device),
         "host_launches": launches,
-        "longest": [[e.key[:90], e.count, e.self_device_time_total] for e in longest],
+        "kernels_longest": [[e.key[:90], e.count, e.self_device_time_total] for e in longest],
     }
 
 
@@ -318,7 +322,7 @@ def main() -> None:
     ]  # fmt: skip
     steps: list[dict[str, Any]] = []
     for kind, compiled in kinds.items():
-        steps += step_rows(kind, compiled.engine(), copy, sizes)
+        steps += step_rows(kind, compiled.engine(), facts, sizes)
         keep("steps", steps)
     compiled = kinds["triton"]
     engines = {
