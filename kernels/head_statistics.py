@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from dllmc.kernels._library import define, implement, implementation
+from dllmc.kernels._library import ANYWHERE, canonical, define, implement, implementation
 from dllmc.kernels.noise import gumbel
 from dllmc.kernels.rms_norm import HALF
 
@@ -139,6 +139,46 @@ def sampled_head_statistics_measured(
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     logits: Tensor = implementation("linear", "measured")(x, weight, bias)
     return logits
+
+
+def _shapes(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    ids = x.new_empty(x.shape[:2], dtype=torch.int64)
+    chosen = x.new_empty(x.shape[:2], dtype=wide)
+    return ids, chosen, torch.empty_like(chosen)
+
+
+@implement("head_statistics", "triton", GREEDY, opaque_on=ANYWHERE, fake=_shapes)
+def head_statistics_triton(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`head_statistics` without writing logits; see `_triton/head_statistics.py`."""
+    if x.dtype == torch.float64:
+        return greedy(F.linear(x, weight, bias), mask_id)
+    from dllmc.kernels._triton.head_statistics import launch
+
+    return launch(x, weight, bias, mask_id)
+
+
+@implement("sampled_head_statistics", "triton", SAMPLED, opaque_on=ANYWHERE, fake=_shapes)
+def sampled_head_statistics_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask_id: int,
+    temperature: Tensor,
+    seed: Tensor,
+    stream: Tensor,
+    positions: Tensor,
+    nfe: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sampled_head_statistics` without writing logits; see `_triton/head_statistics.py`."""
+    counters = (seed, stream, positions, nfe)
+    if x.dtype == torch.float64:
+        return sampled(F.linear(x, weight, bias), mask_id, temperature, counters)
+    from dllmc.kernels._triton.head_statistics import launch
+
+    return launch(x, weight, bias, mask_id, temperature, canonical("row_hash")(*counters))
 
 
 def greedy(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
