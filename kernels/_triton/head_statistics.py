@@ -7,7 +7,7 @@ mask token is written by the program that meets it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -125,7 +125,7 @@ def launch(
     lines = lines if lines.stride(1) == 1 else lines.contiguous()
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
     rows, vocabulary = batch * rows_of_one, weight.shape[0]
-    single = {"dtype": torch.float32, "device": x.device}
+    single: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
     ids = torch.empty(batch, rows_of_one, dtype=torch.int64, device=x.device)
     chosen, tails = (torch.empty(batch, rows_of_one, **single) for _ in range(2))
     if not rows:

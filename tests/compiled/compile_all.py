@@ -54,15 +54,29 @@ def compile_case(case: Case, capability: int) -> dict[str, object]:
         cubin.write_bytes(made.asm["cubin"])
         command = [str(_TOOLS / "cuobjdump"), "--dump-resource-usage", str(cubin)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    used = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+        used = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+        # A stack frame need not be of registers that were spilled.
+        framed = used["STACK"] + used["LOCAL"]
+        spilled = _spilled(made.asm["ptx"], capability, Path(folder)) if framed else 0
     return {
         "case": case.name,
         "capability": capability,
         "registers": used["REG"],
-        "stack": used["STACK"] + used["LOCAL"],
+        "spilled": spilled,
         "shared": made.metadata.shared,
         "tensor_cores": "wgmma" in made.asm["ptx"] or "mma.sync" in made.asm["ptx"],
     }
+
+
+def _spilled(ptx: str, capability: int, folder: Path) -> int:
+    """Bytes of registers that are stored and loaded again."""
+    source = folder / "kernel.ptx"
+    source.write_text(ptx)
+    suffix = "a" if capability >= 90 else ""
+    command = [str(_TOOLS / "ptxas"), "-v", f"-arch=sm_{capability}{suffix}", str(source)]
+    command += ["-o", str(folder / "again.cubin")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(map(int, re.findall(r"(\d+) bytes spill", said)))
 
 
 def _compile(number: int, capability: int) -> dict[str, object]:
@@ -71,8 +85,12 @@ def _compile(number: int, capability: int) -> dict[str, object]:
 
 
 def main() -> None:
-    wanted = [int(each) for each in sys.argv[1:]]
-    numbers = range(len(list(cases())))
+    wanted = [int(each) for each in sys.argv[1:] if each != "--few"]
+    every = list(cases())
+    numbers = list(range(len(every)))
+    if "--few" in sys.argv:
+        kernels = [case.kernel for case in every]
+        numbers = [n for n in numbers if kernels[n] not in kernels[:n]]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(_compile, *zip(*product(numbers, wanted), strict=True))
         json.dump(list(found), sys.stdout)

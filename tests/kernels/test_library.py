@@ -60,3 +60,9 @@ def test_defaults_exist() -> None:
         for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
             for name, which in default_implementations(torch.device(device), dtype).items():
                 assert which in implementations(name)
+
+
+@pytest.mark.parametrize("name", ["head_statistics", "sampled_head_statistics"])
+def test_a_head_whose_logits_are_asked_for_finds_its_product(name: str) -> None:
+    # `artifact/variants.py` takes a head apart by the name of its implementation.
+    assert implementations(name) <= implementations("linear")
