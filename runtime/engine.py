@@ -13,31 +13,27 @@ from dllmc import kernels
 from dllmc.artifact import Messages, Package, load_package
 from dllmc.runtime._constraint import automaton_for
 from dllmc.runtime._pieces import trace_of
+from dllmc.runtime._text import encoded
 from dllmc.runtime.auxiliary import Auxiliary, check_auxiliary
 from dllmc.runtime.backends import programs_of
-from dllmc.runtime.captured_stride import CapturedStrides
-from dllmc.runtime.foresight import foresees
 from dllmc.runtime.hardware import detect_hardware, detect_software
 from dllmc.runtime.joint import JointSamplers
 from dllmc.runtime.output import Output
 from dllmc.runtime.placement import device_of, placed
 from dllmc.runtime.pool import Pool, scratch_of
-from dllmc.runtime.programs import CapturedPrograms, Programs, Selects
+from dllmc.runtime.programs import Programs, Selects
 from dllmc.runtime.records import choose
 from dllmc.runtime.scheduler import next_group
 from dllmc.runtime.state import DecodeState
 from dllmc.runtime.step import StepOutcome, evaluate
-from dllmc.runtime.stride import lay_out_stride, run_stride, take_stride, useful_steps
+from dllmc.runtime.strides import Strides
 from dllmc.spec import PromptError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor
-
     from dllmc.policies.config import DecodingConfig
     from dllmc.runtime.smoke import SmokeKey, SmokeResult
-    from dllmc.runtime.stride import Results, Stride
     from dllmc.spec import DenoiserSpec, HardwareKey, StepPlan
     from dllmc.tuning_db import Objective
 
@@ -45,10 +41,6 @@ Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | torch.
 
 # Response length where neither the caller nor the model's layout says one.
 _DEFAULT_RESPONSE = 32
-# Steps between two looks of the host, on a GPU: it waits for none of the others.
-_LOOK_EVERY = 8
-# Tokens per step of a configuration that was not decoded with before.
-_PACE = 2.0
 # Sequences decoded together unless the caller says otherwise.
 _DEFAULT_BATCH = 16
 
@@ -65,9 +57,8 @@ class Engine:
         auxiliary: The autoregressive model that `verify` policies may ask: a compiled model, its
             package, or the path of its artifact; None is none.
         capture: Whether compiled steps are captured as CUDA graphs; None is on a GPU.
-        look_every: Steps that a device takes at most before the host looks at what they did; None
-            is 8 on a GPU and 1 elsewhere. Sequences that are done within them wait, and what
-            is decoded is the same.
+        look_every: Steps at most before the host looks at what they did; None is 8 on a GPU and 1
+            elsewhere. What is decoded is the same.
 
     Raises:
         ConfigError: The auxiliary model is none, or has another vocabulary.
@@ -91,16 +82,10 @@ class Engine:
         self.package = package = placed(package, self.device)
         self.backend = backend or package.backend
         self._captures = (self.device.type == "cuda") if capture is None else capture
-        on_gpu = self.device.type == "cuda"
-        self.look_every = (_LOOK_EVERY if on_gpu else 1) if look_every is None else look_every
-        if self.look_every < 1:
-            raise UsageError(f"`look_every`={look_every} must be at least 1")
         self.database = database
         self.programs = self._programs(package)
         self.selects = Selects()
-        self._strides: CapturedStrides | None = None
-        # Tokens per step of the last decodes, by configuration: how far a stride should go.
-        self._paces: dict[DecodingConfig, float] = {}
+        self.strides = Strides(self.spec, self.dtype, self.device, self.selects, look_every)
         self.auxiliary = None if auxiliary is None else self._auxiliary(auxiliary)
         self.joint = JointSamplers(package, self._programs)
         self.smoked: dict[SmokeKey, SmokeResult] = {}
@@ -193,20 +178,9 @@ class Engine:
         return self._encode(self.package.chat.render(messages), has_special_tokens=True)
 
     def _encode(self, text: str, *, has_special_tokens: bool = False) -> list[int]:
-        tokenizer = self.package.tokenizer
-        if tokenizer is None:
+        if self.package.tokenizer is None:
             raise PromptError(f"model `{self.name}` has no tokenizer; give token ids")
-        encoding = tokenizer.encode(text, add_special_tokens=not has_special_tokens)
-        ids: list[int] = encoding.ids
-        unknown = getattr(tokenizer.model, "unk_token", None)
-        if unknown is not None and tokenizer.token_to_id(unknown) in ids:
-            known = tokenizer.get_vocab()
-            strange = sorted({c for c in text if not any(c in piece for piece in known)})
-            raise PromptError(
-                f"the tokenizer of `{self.name}` does not know {', '.join(map(repr, strange))} "
-                f"in {text!r}; leave it out"
-            )
-        return ids
+        return encoded(self.package.tokenizer, self.name, text, special=not has_special_tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
@@ -296,21 +270,9 @@ class Engine:
         group = next_group(states)
         if not group:
             return False
-        most = useful_steps(group, self.look_every, self._paces.get(group[0].config, _PACE))
-        if most > 1 and all(map(foresees, group)):
-            stride = lay_out_stride(self.programs, self.spec, pool, group, self.dtype, most)
-            if len(stride.steps) > 1:
-                take_stride(self._run_stride, pool, stride)
-                return True
+        if self.strides.take(self.programs, pool, group):
+            return True
         return self.step(pool, group) is not None
-
-    def _run_stride(self, pool: Pool, stride: Stride, tensors: Mapping[str, Tensor]) -> Results:
-        programs = self.programs
-        if isinstance(programs, CapturedPrograms):
-            if self._strides is None or self._strides.programs is not programs:
-                self._strides = CapturedStrides(programs)
-            return self._strides.run(self.spec, pool, stride, tensors, self.selects)
-        return run_stride(programs, self.spec, pool, stride, tensors, self.selects)
 
     def generate(
         self,
@@ -371,8 +333,7 @@ class Engine:
             pool, opened = self.open(prompts[part], choice.config, length, streams=numbers[part])
             while self.advance(pool, opened):
                 pass
-            decided = sum(state.length - state.response_start for state in opened)
-            self._paces[choice.config] = decided / max(1, sum(state.draws for state in opened))
+            self.strides.remember(choice.config, opened)
             states += opened
             tokens += [state.output for state in opened]
         texts = None

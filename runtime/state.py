@@ -223,10 +223,9 @@ class DecodeState:
 
     def statistics_of(self, evaluation: Evaluation) -> str:
         """The statistics set that an evaluation needs."""
-        if evaluation.joint:
-            base, *extras = self._statistics.split("+")
-            return "+".join((base, *(extra for extra in extras if extra != "hidden")))
-        return self._statistics if evaluation.head else "none"
+        if not evaluation.joint:
+            return self._statistics if evaluation.head else "none"
+        return "+".join(part for part in self._statistics.split("+") if part != "hidden")
 
     def advance(self, did: Advance) -> None:
         """Account for one evaluation."""
@@ -309,8 +308,7 @@ class DecodeState:
             Block((start + a, min(start + b, self.length)), self.current.outer, b - a)
             for a, b in ahead
         ]
-        judged = self.current.ending(start)
-        self.blocks = [*self.blocks[: self.block_index], judged, *following]
+        self.blocks = [*self.blocks[: self.block_index], self.current.ending(start), *following]
         self._next_block()
         response = self.tokens[self.response_start : self.length]
         ended = self.config.stop.oracle(response, self.spec.mask_id, self.spec.eos_ids)
@@ -346,9 +344,9 @@ class DecodeState:
             return
         self.nfe += 1
         self.committed = len(did.committed) + (0 if evaluation.refresh else self.committed)
-        outer_start = self.current.outer[0]
-        self.unmasked_steps += masks == 0 and evaluation.rows[-1] >= outer_start
-        counts = self.counts.after(evaluation, outer_start, did.steps)
+        start = self.current.outer[0]
+        self.unmasked_steps += masks == 0 and evaluation.rows[-1] >= start
+        counts = self.counts.after(evaluation, start, did.steps)
         self.step, self.outer_step, self.exact, self.since_refresh, self.draws = counts
 
     def _reshape(self, did: Advance) -> None:

@@ -83,10 +83,10 @@ def test_whatever_is_decoded_strides_do_what_steps_do(shape: Shape, device: str)
 
     drawn()
     assert cases[0] == 6
-    assert many._strides is not None
-    assert many._strides.captured > 0
-    assert many._strides.replayed > 0
-    assert not many._strides.failed
+    assert many.strides.graphs is not None
+    assert many.strides.graphs.captured > 0
+    assert many.strides.graphs.replayed > 0
+    assert not many.strides.graphs.failed
 
 
 def test_a_block_of_a_fixed_schedule_is_one_look() -> None:
@@ -149,8 +149,8 @@ def test_a_stride_that_cannot_be_captured_runs_step_by_step() -> None:
     with pytest.warns(RuntimeWarning, match="captured one by one, which is slower: operation not"):
         found = engine.generate(PROMPTS, config=QUOTA, max_new_tokens=16)
     assert (found.tokens, found.nfe) == (expected.tokens, expected.nfe)
-    assert engine._strides is not None
-    assert engine._strides.failed
+    assert engine.strides.graphs is not None
+    assert engine.strides.graphs.failed
 
 
 def test_looking_less_than_at_every_step_is_an_error() -> None:
