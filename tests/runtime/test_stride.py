@@ -59,7 +59,13 @@ def foreseen(config: DecodingConfig, shape: Shape = SHAPES[1], most: int = 8) ->
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("shape", SHAPES[1:9:3], ids=lambda shape: str(shape.seed))
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(shape, id=str(shape.seed), marks=pytest.mark.slow if later else ())
+        for later, shape in enumerate(SHAPES[1:9:3])
+    ],
+)
 def test_whatever_is_decoded_strides_do_what_steps_do(shape: Shape, device: str) -> None:
     one = engine_of(shape, device=device)
     capture = None if device == "cuda" else called_again
