@@ -53,8 +53,9 @@ def _choice(kernel: str, size: int, which: str) -> Configuration:
     return {name: value for name, value in chosen.items() if name != "up_to"}
 
 
-def shipped(kernel: str) -> list[Configuration]:
-    """Every configuration of `kernel`, each once."""
-    found = [one for choices in table()[kernel].values() for one in choices]
+def shipped(kernel: str, which: str | None = None) -> list[Configuration]:
+    """Every configuration of `kernel`, each once; with an architecture, those of it alone."""
+    known = table()[kernel]
+    found = [one for name in known if which in (None, name) for one in known[name]]
     bare = [{name: n for name, n in one.items() if name != "up_to"} for one in found]
     return [one for index, one in enumerate(bare) if one not in bare[:index]]

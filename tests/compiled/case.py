@@ -19,6 +19,7 @@ class Case:
         types: By argument, `*bf16` or `i32`, of those that are no constants.
         constants: By argument.
         options: Warps and stages.
+        capabilities: Of the GPUs that it is shipped for.
         unaligned: Pointers that are no multiples of 16.
         aligned: Sizes and strides that are multiples of 16.
     """
@@ -28,6 +29,7 @@ class Case:
     types: Mapping[str, str]
     constants: Mapping[str, object] = field(default_factory=dict)
     options: Mapping[str, int] = field(default_factory=dict)
+    capabilities: tuple[int, ...] = (80, 90)
     unaligned: tuple[str, ...] = ()
     aligned: tuple[str, ...] = ()
 

@@ -92,7 +92,8 @@ def main() -> None:
         kernels = [case.kernel for case in every]
         numbers = [n for n in numbers if kernels[n] not in kernels[:n]]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_compile, *zip(*product(numbers, wanted), strict=True))
+        asked = [(n, c) for n, c in product(numbers, wanted) if c in every[n].capabilities]
+        found = pool.map(_compile, *zip(*asked, strict=True))
         json.dump(list(found), sys.stdout)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from compiled.case import Case, launched
-from dllmc.kernels._triton.configurations import shipped
+from dllmc.kernels._triton.configurations import FALLBACK, shipped
 from dllmc.kernels._triton.linear import _part, _sum
 
 _SIZES = ("rows", "outputs", "depth", "group", "x_stride", "weight_stride")
@@ -30,7 +30,9 @@ def part(kernel: str, config: dict[str, int], splits: int) -> Case:
         types["scales"] = f"*{kind}"
     word = "sums" if kernel == "linear_float32" else "product"
     name = f"{kernel} {word} {config} splits={splits}"
-    return Case(name, _part, types, held, options, aligned=_SIZES)
+    everywhere = config in shipped(kernel, FALLBACK)
+    capabilities = (80, 90) if everywhere else (90,)
+    return Case(name, _part, types, held, options, capabilities, aligned=_SIZES)
 
 
 def _cases() -> list[Case]:
