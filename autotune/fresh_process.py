@@ -78,7 +78,8 @@ def time_rounds(
             "artifact": str(artifact),
             "backend": engine.backend,
             "device": str(engine.device),
-            "capture": engine.execution.endswith("+graphs"),
+            "capture": engine.captures,
+            "look_every": engine.strides.look_every,
             "threads": torch.get_num_threads(),
             "configs": [config.canonical_json() for config in configs],
             "compiled": list(compiled),
@@ -116,6 +117,7 @@ def _serve(order: dict[str, Any]) -> None:
         backend=order["backend"],
         device=order["device"],
         capture=order["capture"],
+        look_every=order["look_every"],
     )
     configs = [DecodingConfig.from_json(text) for text in order["configs"]]
     length = order["max_new_tokens"]

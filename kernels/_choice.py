@@ -7,12 +7,13 @@ import importlib.util
 import torch
 
 from dllmc.kernels.linear import onednn_takes
+from dllmc.kernels.rms_norm import HALF
 
 _ROUNDED = ("int8_linear", "int4_linear")
+# Measured in bfloat16; in float32 Triton's tiles of keys are small, and were not.
+_TRITON_OF_HALF = {"cached_attention": "triton", "linear": "measured"}
 _TRITON = {
-    "cached_attention": "triton",
     "head_statistics": "measured",
-    "linear": "measured",
     "sampled_head_statistics": "measured",
     "sampled_statistics": "triton",
     "statistics": "triton",
@@ -25,7 +26,8 @@ def default_implementations(device: torch.device, dtype: torch.dtype) -> dict[st
     if dtype == torch.float64:
         return {}
     if device.type == "cuda":
-        return dict(_TRITON) if _has_triton() else {}
+        half = _TRITON_OF_HALF if dtype in HALF else {}
+        return _TRITON | half if _has_triton() else {}
     if device.type != "cpu":
         return {}
     packed = dict.fromkeys(_PACKED, "onednn") if onednn_takes(dtype) else {}

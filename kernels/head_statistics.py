@@ -141,14 +141,15 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return logits
 
 
-def _shapes(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+def of_rows(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Statistics of rows `x` `[B, R, ...]`, as far as compilers must know."""
     wide = torch.promote_types(x.dtype, torch.float32)
     ids = x.new_empty(x.shape[:2], dtype=torch.int64)
     chosen = x.new_empty(x.shape[:2], dtype=wide)
     return ids, chosen, torch.empty_like(chosen)
 
 
-@implement("head_statistics", "triton", GREEDY, opaque_on=ANYWHERE, fake=_shapes)
+@implement("head_statistics", "triton", GREEDY, opaque_on=ANYWHERE, fake=of_rows)
 def head_statistics_triton(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +161,7 @@ def head_statistics_triton(
     return launch(x, weight, bias, mask_id)
 
 
-@implement("sampled_head_statistics", "triton", SAMPLED, opaque_on=ANYWHERE, fake=_shapes)
+@implement("sampled_head_statistics", "triton", SAMPLED, opaque_on=ANYWHERE, fake=of_rows)
 def sampled_head_statistics_triton(
     x: Tensor,
     weight: Tensor,

@@ -62,8 +62,9 @@ def linear_triton(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def linear_measured(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Triton's product where it reads weights faster than the library's, by size alone.
 
-    On an H100, up to 32 rows of bfloat16: of 12,288 outputs it takes 37.8 us of 40.2, of 24,576
-    71.1 of 73.5, of a vocabulary of 126,464 352 of 378; of 4,096 outputs 16.5 of 14.3.
+    On an H100, 32 rows of bfloat16 (`benchmarks/results/gpu-*.json`): of 12,288 outputs it takes
+    37.8 us of 40.0, of 24,576 71.3 of 73.5, of a vocabulary of 126,464 353 of 378; of 4,096
+    outputs 16.7 of 14.4.
     """
     rows = x.numel() // max(1, x.shape[-1])
     if x.dtype == torch.bfloat16 and rows <= _FEW_ROWS and weight.shape[0] >= _MANY_OUTPUTS:

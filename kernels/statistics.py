@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from dllmc.kernels._library import ANYWHERE, canonical, define, implement
-from dllmc.kernels.head_statistics import greedy, sampled
+from dllmc.kernels.head_statistics import greedy, of_rows, sampled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,14 +59,7 @@ def sampled_statistics(
     return sampled(logits, mask_id, temperature, (seed, stream, positions, nfe))
 
 
-def _shapes(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    ids = logits.new_empty(logits.shape[:2], dtype=torch.int64)
-    chosen = logits.new_empty(logits.shape[:2], dtype=wide)
-    return ids, chosen, torch.empty_like(chosen)
-
-
-@implement("statistics", "triton", _GREEDY, opaque_on=ANYWHERE, fake=_shapes)
+@implement("statistics", "triton", _GREEDY, opaque_on=ANYWHERE, fake=of_rows)
 def statistics_triton(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """`statistics` in one pass over the logits; see `_triton/statistics.py`."""
     from dllmc.kernels._triton.statistics import launch
@@ -76,7 +67,7 @@ def statistics_triton(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor, Ten
     return launch(logits, mask_id)
 
 
-@implement("sampled_statistics", "triton", _SAMPLED, opaque_on=ANYWHERE, fake=_shapes)
+@implement("sampled_statistics", "triton", _SAMPLED, opaque_on=ANYWHERE, fake=of_rows)
 def sampled_statistics_triton(
     logits: Tensor,
     mask_id: int,

@@ -108,11 +108,10 @@ class CapturedStrides:
         first = stride.states[0]
         steps = tuple((step.plan, _names(step.knobs)) for step in stride.steps)
         whole = tuple(state.row for state in stride.states) == tuple(range(len(pool.canvas)))
-        drawn = any(state.config.temperature for state in stride.states)
         caches = tuple(cache.data_ptr() for cache in pool.caches.values())
         decides = selects.wants(first)
         shape = tuple(pool.canvas.shape)
-        return steps, first.structure, len(stride.states), whole, drawn, caches, decides, shape
+        return steps, first.structure, len(stride.states), whole, caches, decides, shape
 
     def _first(
         self,
@@ -125,7 +124,9 @@ class CapturedStrides:
     ) -> Results:
         """Take a stride uncaptured, which compiles what is to be compiled; then capture it."""
         given = {name: tensor.clone() for name, tensor in tensors.items()}
-        memory = {name: tensor.clone() for name, tensor in pool.memory.items()}
+        # What others in the pool remember is none of this graph's.
+        remembered = stride.states[0].remembered.items()
+        memory = {entry: pool.memory[entry].clone() for entry in remembered}
         # A plain mapping: lent caches go back when the pool that they were lent to is gone.
         caches, canvas = dict(pool.caches), pool.canvas.clone()
         held = dataclasses.replace(pool, canvas=canvas, caches=caches, memory=memory)

@@ -19,11 +19,11 @@ class Counts(NamedTuple):
         draws: Steps of the whole response.
     """
 
-    step: int = 0
-    outer_step: int = 0
-    exact: int = 0
-    since_refresh: int = 0
-    draws: int = 0
+    step: int
+    outer_step: int
+    exact: int
+    since_refresh: int
+    draws: int
 
     def after(self, evaluation: Evaluation, outer_start: int, steps: int = 1) -> Counts:
         """After an evaluation of the denoiser that stands for so many steps.
@@ -45,13 +45,3 @@ class Counts(NamedTuple):
             steps if evaluation.refresh else self.since_refresh + steps,
             self.draws + steps,
         )
-
-    def of_standing(self) -> dict[str, int]:
-        """By the names that `Standing` has for them."""
-        return {
-            "step": self.step,
-            "outer_steps": self.outer_step,
-            "exact": self.exact,
-            "since_refresh": self.since_refresh,
-            "evaluations": self.draws,
-        }

@@ -81,7 +81,7 @@ class Engine:
         self.device = device_of(package) if device is None else torch.device(device)
         self.package = package = placed(package, self.device)
         self.backend = backend or package.backend
-        self._captures = (self.device.type == "cuda") if capture is None else capture
+        self.captures = (self.device.type == "cuda") if capture is None else capture
         self.database = database
         self.programs = self._programs(package)
         self.selects = Selects()
@@ -115,7 +115,7 @@ class Engine:
     def _programs(self, package: Package) -> Programs:
         helper = package is not self.package
         return programs_of(
-            package, self.backend, self.device, capture=self._captures, helper=helper
+            package, self.backend, self.device, capture=self.captures, helper=helper
         )
 
     @property
@@ -137,7 +137,7 @@ class Engine:
     @property
     def execution(self) -> str:
         """How steps run, part of every speed record's key."""
-        return self.programs.execution
+        return self.programs.execution + ("+strides" if self.strides.look_every > 1 else "")
 
     @property
     def numerics(self) -> str:
@@ -251,12 +251,12 @@ class Engine:
     def step(self, pool: Pool, states: Sequence[DecodeState]) -> StepOutcome | None:
         """One evaluation for the sequences of `states` that go together best.
 
-        The primitive that `generate` loops over: a server may admit and release sequences
-        between steps. Returns None when all are done.
+        A server may admit and release sequences between steps. Returns None when all are done.
         """
         group = next_group(states)
-        if not group:
-            return None
+        return self._evaluate(pool, group) if group else None
+
+    def _evaluate(self, pool: Pool, group: list[DecodeState]) -> StepOutcome:
         joint = group[0].evaluation().joint
         programs = self.joint.programs(group[0]) if joint else self.programs
         return evaluate(programs, self.spec, pool, group, self.dtype, self.selects, self.auxiliary)
@@ -270,9 +270,9 @@ class Engine:
         group = next_group(states)
         if not group:
             return False
-        if self.strides.take(self.programs, pool, group):
-            return True
-        return self.step(pool, group) is not None
+        if not self.strides.take(self.programs, pool, group):
+            self._evaluate(pool, group)
+        return True
 
     def generate(
         self,

@@ -44,14 +44,18 @@ class _Unknown:
     def __repr__(self) -> str:
         return "UNKNOWN"
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UnforeseenError
+
 
 def _refuse(*_: object) -> NoReturn:
     raise UnforeseenError
 
 
 for _name in (
-    "bool int float index len iter contains getitem hash eq ne lt le gt ge add radd sub rsub mul "
-    "rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow neg and rand or ror xor rxor"
+    "bool int float index round abs neg invert len iter contains getitem hash eq ne lt le gt ge "
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv divmod rdivmod mod rmod pow "
+    "rpow and rand or ror xor rxor"
 ).split():
     setattr(_Unknown, f"__{_name}__", _refuse)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,10 +28,9 @@ from dllmc.runtime.offer import (
 from dllmc.runtime.running import policy_inputs, run
 from dllmc.runtime.step import eos_tensor, find_finished, write_decisions
 from dllmc.runtime.told import Told, account_one, told_tensors
-from dllmc.runtime.transfer import to_device, to_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -141,22 +139,6 @@ def _step(
     needs = [need_of(s, dtype, e) for s, e in zip(states, evaluations, strict=True)]
     plan = programs.fit(cover(needs, pool.slots, pool.scratch))
     return StrideStep(plan, needs, evaluations, foreseen[0].knobs)
-
-
-def take_stride(
-    runs: Callable[[Pool, Stride, Mapping[str, Tensor]], Results], pool: Pool, stride: Stride
-) -> None:
-    """Let the device take the steps of `stride`, and tell every sequence what they did.
-
-    Args:
-        runs: `run_stride`, or what does the same.
-        pool: Of the sequences.
-        stride: That is taken.
-    """
-    begun = time.perf_counter()
-    tensors = to_device(stride.tensors, pool.canvas.device)
-    results = to_host(runs(pool, stride, tensors))
-    tell_stride(stride, results, (time.perf_counter() - begun) / len(stride.steps))
 
 
 def run_stride(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -60,6 +62,17 @@ def test_defaults_exist() -> None:
         for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
             for name, which in default_implementations(torch.device(device), dtype).items():
                 assert which in implementations(name)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux")
+def test_attention_takes_triton_where_it_was_measured() -> None:
+    chosen = {
+        dtype: default_implementations(torch.device("cuda"), dtype).get("cached_attention")
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    }
+    assert chosen == {torch.float16: "triton", torch.bfloat16: "triton"} | dict.fromkeys(
+        (torch.float32, torch.float64)
+    )
 
 
 @pytest.mark.parametrize("name", ["head_statistics", "sampled_head_statistics"])

@@ -150,7 +150,7 @@ def test_every_decision_on_a_gpu_is_that_of_the_reference(shape: Shape) -> None:
 @pytest.mark.gpu
 def test_compiled_steps_are_captured_on_a_gpu() -> None:
     engine: Engine = compiled_model(SHAPES[1]).engine(backend="inductor", device="cuda")
-    assert engine.execution == "inductor+graphs"
+    assert engine.execution == "inductor+graphs+strides"
     lockstep(engine, SHAPES[1], 6, plain=True)
     programs = programs_of(engine)
     assert not programs.failed
