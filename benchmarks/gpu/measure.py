@@ -201,6 +201,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few sizes")
     parser.add_argument("--out", type=Path, help="where to write; beside the other results")
     arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no NVIDIA GPU here, and nothing else is measured")
     begun = time.monotonic()
 
     def say(text: str) -> None:
